@@ -1,0 +1,95 @@
+// Package config describes a virtual machine completely by one value, VM, that can be printed, compared, validated and
+// logged. Names and JSON keys are Firecracker's wherever Firecracker has the thing.
+package config
+
+// VM is a machine before it is built. The zero value plus a BootSource is a machine of the default size.
+type VM struct {
+	Machine     Machine      `json:"machine-config"`
+	BootSource  *BootSource  `json:"boot-source,omitempty"`
+	Drives      []Drive      `json:"drives,omitempty"`
+	Filesystems []Filesystem `json:"filesystems,omitempty"`
+	Vsock       *Vsock       `json:"vsock,omitempty"`
+	Entropy     *Entropy     `json:"entropy,omitempty"`
+	Serial      *Serial      `json:"serial,omitempty"`
+}
+
+// Machine is the size of a VM.
+type Machine struct {
+	// VCPUCount is the number of virtual CPUs, 1 to MaxVCPUs; the default is 1.
+	VCPUCount int `json:"vcpu_count"`
+	// MemSizeMiB is guest RAM in MiB, MinMemMiB and up; the default is 128.
+	MemSizeMiB int `json:"mem_size_mib"`
+	// SMT is accepted when false only: the guest sees one thread a core.
+	SMT bool `json:"smt"`
+	// TrackDirtyPages is accepted when false only, until snapshots exist.
+	TrackDirtyPages bool `json:"track_dirty_pages"`
+	// HugePages is "None" or empty.
+	HugePages string `json:"huge_pages,omitempty"`
+}
+
+// BootSource says what the vCPUs start with.
+type BootSource struct {
+	// KernelImagePath is an ELF kernel with a PVH note, or a bzImage.
+	KernelImagePath string `json:"kernel_image_path"`
+	// InitrdPath is an initial RAM disk; empty for none.
+	InitrdPath string `json:"initrd_path,omitempty"`
+	// BootArgs is the kernel command line; nil for DefaultBootArgs. At most 2047 bytes with what the VMM appends.
+	BootArgs *string `json:"boot_args,omitempty"`
+}
+
+// Drive is a block device backed by a file or a host block device.
+type Drive struct {
+	DriveID      string `json:"drive_id"`
+	PathOnHost   string `json:"path_on_host"`
+	IsRootDevice bool   `json:"is_root_device"`
+	IsReadOnly   bool   `json:"is_read_only"`
+	// CacheType is "Unsafe" (the default: flushes are acknowledged without a sync) or "Writeback" (a flush syncs).
+	CacheType string `json:"cache_type,omitempty"`
+	// IOEngine is "Sync", the default and the only one so far.
+	IOEngine string `json:"io_engine,omitempty"`
+	// PartUUID of the root partition, for a root device only.
+	PartUUID string `json:"partuuid,omitempty"`
+}
+
+// Filesystem is a host folder shared with the guest over virtio-fs. Firecracker has no such device.
+type Filesystem struct {
+	FSID string `json:"fs_id"`
+	// Tag names the share to the guest's mount call: 1 to 36 bytes.
+	Tag string `json:"tag"`
+	// PathOnHost is the folder.
+	PathOnHost string `json:"path_on_host"`
+	IsReadOnly bool   `json:"is_read_only"`
+}
+
+// Vsock is the guest's socket device; the host's side is Unix sockets.
+type Vsock struct {
+	// GuestCID is the guest's context id, 3 to 2^32-2.
+	GuestCID uint32 `json:"guest_cid"`
+	// UDSPath is the socket that host programs connect to; a guest's connection to port N goes to "<UDSPath>_N".
+	UDSPath string `json:"uds_path"`
+	// VsockID is Firecracker's deprecated name for the device; ignored.
+	VsockID string `json:"vsock_id,omitempty"`
+}
+
+// Entropy is a virtio-rng device fed by the host's random number generator.
+type Entropy struct{}
+
+// Serial is where COM1's output goes.
+type Serial struct {
+	// SerialOutPath is a file, created if need be and appended to; empty: fc-vmm's standard output.
+	SerialOutPath string `json:"serial_out_path,omitempty"`
+	// MaxBytes bounds what is written to the file; what exceeds it is dropped. 0 is DefaultSerialBytes. Not in Firecracker.
+	MaxBytes int64 `json:"max_bytes,omitempty"`
+}
+
+// Limits and defaults.
+const (
+	MaxVCPUs           = 32
+	MinMemMiB          = 64
+	DefaultVCPUs       = 1
+	DefaultMemMiB      = 128
+	DefaultSerialBytes = 1 << 20
+	MaxBootArgs        = 2047
+	// DefaultBootArgs is what a guest boots with when BootSource.BootArgs is nil.
+	DefaultBootArgs = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
+)

@@ -1,0 +1,66 @@
+// Package virtio is where devices and their transport meet (virtio 1.2). A device knows no transport, and a transport
+// knows no device: both know only the types of this package and the queue.
+package virtio
+
+import (
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
+)
+
+// Device types (virtio 1.2 §5).
+const (
+	TypeNet     = 1
+	TypeBlock   = 2
+	TypeEntropy = 4
+	TypeBalloon = 5
+	TypeVsock   = 19
+	TypeFS      = 26
+)
+
+// Feature bits that belong to the transport and the ring, not to a device (virtio 1.2 §6).
+const (
+	FeatureIndirectDesc = 1 << 28
+	FeatureEventIdx     = 1 << 29
+	FeatureVersion1     = 1 << 32
+)
+
+// Device is a virtio device, blind to its transport. The transport serialises all calls.
+type Device interface {
+	// Type is the device's type number.
+	Type() uint32
+	// Features are the device's own feature bits; the transport adds the ring's.
+	Features() uint64
+	// QueueSizes gives the largest size of each virtqueue, each a power of two.
+	QueueSizes() []uint16
+	// ReadConfig fills p from offset off of the device's configuration space. Bytes beyond its end read as zero.
+	ReadConfig(off uint64, p []byte)
+	// WriteConfig stores p at offset off of the configuration space; a device ignores what a driver may not write.
+	WriteConfig(off uint64, p []byte)
+	// Activate starts the device: the driver has set DRIVER_OK. The device serves the queues from its own goroutines until
+	// Reset. On an error the transport sets DEVICE_NEEDS_RESET.
+	Activate(a Activation) error
+	// Reset stops the device, waits until none of its goroutines touches guest memory, and forgets the driver's state.
+	// It must be quick: in-flight requests end or are abandoned without being completed. Reset of an inactive device
+	// does nothing.
+	Reset()
+}
+
+// Activation is what a device gets when its driver is ready.
+type Activation struct {
+	// Features that the driver accepted.
+	Features uint64
+	// Memory is guest RAM.
+	Memory *memory.Memory
+	// Queues in the device's order; nil for a queue that the driver left disabled.
+	Queues []*queue.Queue
+	// Interrupt tells the driver of used buffers or of a changed configuration. It never blocks.
+	Interrupt Interrupt
+}
+
+// Interrupt is a device's way to its driver.
+type Interrupt interface {
+	// Queue says that buffers were used. Call it only when the queue asked for it (queue.Queue.NeedsInterrupt).
+	Queue()
+	// Config says that the configuration space changed.
+	Config()
+}
