@@ -1,0 +1,137 @@
+package config
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func valid() VM {
+	return VM{
+		Machine:     Machine{VCPUCount: 2, MemSizeMiB: 256},
+		BootSource:  &BootSource{KernelImagePath: "vmlinux", InitrdPath: "initrd", BootArgs: ptr("console=ttyS0")},
+		Drives:      []Drive{{DriveID: "rootfs", PathOnHost: "root.img", IsRootDevice: true, PartUUID: "0eaa91a0-01"}, {DriveID: "b", PathOnHost: "b"}},
+		Filesystems: []Filesystem{{FSID: "shared", Tag: "shared", PathOnHost: "shared"}},
+		Vsock:       &Vsock{GuestCID: 3, UDSPath: "vsock.sock"},
+		Entropy:     &Entropy{},
+		Serial:      &Serial{SerialOutPath: "console.log"},
+	}
+}
+
+func TestValidate(t *testing.T) {
+	long := strings.Repeat("x", 5000)
+	tests := []struct {
+		name   string
+		change func(*VM)
+		field  string // of the error; "" if the machine is good
+		value  string // part of the error's value
+	}{
+		{"good", func(*VM) {}, "", ""},
+		{"32 vCPUs", func(vm *VM) { vm.Machine.VCPUCount = 32 }, "", ""},
+		{"64 MiB", func(vm *VM) { vm.Machine.MemSizeMiB = 64 }, "", ""},
+		{"largest RAM", func(vm *VM) { vm.Machine.MemSizeMiB = MaxMemMiB }, "", ""},
+		{"kernel only", func(vm *VM) { *vm = VM{Machine: vm.Machine, BootSource: &BootSource{KernelImagePath: "k"}} }, "", ""},
+		{"empty command line", func(vm *VM) { vm.BootSource.BootArgs = ptr("") }, "", ""},
+		{"longest command line", func(vm *VM) { vm.BootSource.BootArgs = ptr(long[:MaxBootArgs]) }, "", ""},
+		{"longest ids", func(vm *VM) { vm.Drives[0].DriveID = long[:64]; vm.Filesystems[0].Tag = long[:36] }, "", ""},
+		{"highest cid", func(vm *VM) { vm.Vsock.GuestCID = MaxGuestCID }, "", ""},
+		{"writeback", func(vm *VM) { vm.Drives[0].CacheType = "Writeback"; vm.Drives[0].IOEngine = "Sync" }, "", ""},
+
+		{"no vCPU", func(vm *VM) { vm.Machine.VCPUCount = 0 }, "vcpu_count", "0"},
+		{"negative vCPUs", func(vm *VM) { vm.Machine.VCPUCount = -1 }, "vcpu_count", "-1"},
+		{"33 vCPUs", func(vm *VM) { vm.Machine.VCPUCount = 33 }, "vcpu_count", "33"},
+		{"63 MiB", func(vm *VM) { vm.Machine.MemSizeMiB = 63 }, "mem_size_mib", "63"},
+		{"too much RAM", func(vm *VM) { vm.Machine.MemSizeMiB = MaxMemMiB + 1 }, "mem_size_mib", "261121"},
+		{"smt", func(vm *VM) { vm.Machine.SMT = true }, "smt", "true"},
+		{"dirty pages", func(vm *VM) { vm.Machine.TrackDirtyPages = true }, "track_dirty_pages", "true"},
+		{"huge pages", func(vm *VM) { vm.Machine.HugePages = "2M" }, "huge_pages", `"2M"`},
+		{"no boot source", func(vm *VM) { vm.BootSource = nil }, "boot-source", ""},
+		{"no kernel", func(vm *VM) { vm.BootSource.KernelImagePath = "" }, "kernel_image_path", ""},
+		{"kernel with NUL", func(vm *VM) { vm.BootSource.KernelImagePath = "a\x00b" }, "kernel_image_path", `"a\x00b"`},
+		{"long initrd", func(vm *VM) { vm.BootSource.InitrdPath = long }, "initrd_path", "(5000 bytes)"},
+		{"long command line", func(vm *VM) { vm.BootSource.BootArgs = ptr(long[:MaxBootArgs+1]) }, "boot_args", "(2048 bytes)"},
+		{"line feed", func(vm *VM) { vm.BootSource.BootArgs = ptr("a\nb") }, "boot_args", "0x0a at offset 1"},
+		{"NUL", func(vm *VM) { vm.BootSource.BootArgs = ptr("a\x00") }, "boot_args", "0x00"},
+		{"not ASCII", func(vm *VM) { vm.BootSource.BootArgs = ptr("é") }, "boot_args", "0xc3"},
+		{"no drive id", func(vm *VM) { vm.Drives[0].DriveID = "" }, "drive_id", ""},
+		{"drive id with slash", func(vm *VM) { vm.Drives[0].DriveID = "a/b" }, "drive_id", "a/b"},
+		{"long drive id", func(vm *VM) { vm.Drives[0].DriveID = long[:65] }, "drive_id", "(65 bytes)"},
+		{"same drive id", func(vm *VM) { vm.Drives[1].DriveID = "rootfs" }, "drive_id", "rootfs"},
+		{"two roots", func(vm *VM) { vm.Drives[1].IsRootDevice = true }, "drives/b/is_root_device", "true"},
+		{"no drive path", func(vm *VM) { vm.Drives[1].PathOnHost = "" }, "drives/b/path_on_host", ""},
+		{"cache type", func(vm *VM) { vm.Drives[1].CacheType = "unsafe" }, "drives/b/cache_type", "unsafe"},
+		{"io engine", func(vm *VM) { vm.Drives[1].IOEngine = "Async" }, "drives/b/io_engine", "Async"},
+		{"partuuid", func(vm *VM) { vm.Drives[0].PartUUID = "0 init=/evil" }, "drives/rootfs/partuuid", "evil"},
+		{"fs id", func(vm *VM) { vm.Filesystems[0].FSID = "a-b" }, "fs_id", "a-b"},
+		{"no tag", func(vm *VM) { vm.Filesystems[0].Tag = "" }, "filesystems/shared/tag", ""},
+		{"long tag", func(vm *VM) { vm.Filesystems[0].Tag = long[:37] }, "filesystems/shared/tag", "x"},
+		{"tag with NUL", func(vm *VM) { vm.Filesystems[0].Tag = "a\x00" }, "filesystems/shared/tag", "a"},
+		{"same fs id", func(vm *VM) { vm.Filesystems = append(vm.Filesystems, vm.Filesystems[0]) }, "fs_id", "shared"},
+		{"same tag", func(vm *VM) {
+			vm.Filesystems = append(vm.Filesystems, Filesystem{FSID: "b", Tag: "shared", PathOnHost: "x"})
+		}, "filesystems/b/tag", "shared"},
+		{"cid 2", func(vm *VM) { vm.Vsock.GuestCID = 2 }, "guest_cid", "2"},
+		{"cid any", func(vm *VM) { vm.Vsock.GuestCID = 1<<32 - 1 }, "guest_cid", "4294967295"},
+		{"no uds", func(vm *VM) { vm.Vsock.UDSPath = "" }, "uds_path", ""},
+		{"long uds", func(vm *VM) { vm.Vsock.UDSPath = long[:108] }, "uds_path", "(108 bytes)"},
+		{"negative bound", func(vm *VM) { vm.Serial.MaxBytes = -1 }, "max_bytes", "-1"},
+		{"serial path", func(vm *VM) { vm.Serial.SerialOutPath = "\x00" }, "serial_out_path", `"\x00"`},
+		{"too many devices", func(vm *VM) {
+			for i := range MaxDevices {
+				vm.Filesystems = append(vm.Filesystems, Filesystem{FSID: long[:i+1], Tag: long[:i+1], PathOnHost: "x"})
+			}
+		}, "number of devices (drives, filesystems, vsock, entropy)", "24"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			vm := valid()
+			tt.change(&vm)
+			err := vm.Validate()
+			if tt.field == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			var fe *FieldError
+			if !errors.As(err, &fe) || fe.Field != tt.field || !strings.Contains(fe.Value, tt.value) || fe.Want == "" {
+				t.Fatalf("got %v, want an error about %s with %q", err, tt.field, tt.value)
+			}
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("%v is not of the class invalid argument", err)
+			}
+			if len(err.Error()) > 300 || strings.ContainsRune(err.Error(), '\n') {
+				t.Errorf("not a short line: %q", err)
+			}
+		})
+	}
+}
+
+func TestApplyDefaults(t *testing.T) {
+	vm := VM{BootSource: &BootSource{KernelImagePath: "k"}, Drives: []Drive{{DriveID: "a", PathOnHost: "a"}}, Serial: &Serial{}}
+	vm.ApplyDefaults()
+	want := VM{
+		Machine:    Machine{VCPUCount: 1, MemSizeMiB: 128, HugePages: "None"},
+		BootSource: &BootSource{KernelImagePath: "k", BootArgs: ptr(DefaultBootArgs)},
+		Drives:     []Drive{{DriveID: "a", PathOnHost: "a", CacheType: "Unsafe", IOEngine: "Sync"}},
+		Serial:     &Serial{MaxBytes: DefaultSerialBytes},
+	}
+	if !reflect.DeepEqual(vm, want) {
+		t.Fatalf("got %+v, want %+v", vm, want)
+	}
+	if err := vm.Validate(); err != nil {
+		t.Error(err)
+	}
+	full := valid()
+	full.ApplyDefaults()
+	again := full
+	again.ApplyDefaults()
+	if !reflect.DeepEqual(full, again) || *full.BootSource.BootArgs != "console=ttyS0" {
+		t.Errorf("defaults are not stable, or override: %+v", full)
+	}
+}
