@@ -1,0 +1,122 @@
+package virtiotest
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
+)
+
+// Timeout bounds each wait of a test for its device.
+const Timeout = 20 * time.Second
+
+// Machine is a device with a driver: guest RAM, a ring for each queue, interrupts.
+type Machine struct {
+	TB    testing.TB
+	Dev   virtio.Device
+	Mem   *memory.Memory
+	Rings []*Ring
+	// Arena is what the rings leave of guest RAM.
+	Arena *Arena
+	// Config yields after a configuration interrupt.
+	Config chan struct{}
+
+	notify []*os.File
+}
+
+// Start activates dev with size bytes of guest RAM and all the features it offers, EVENT_IDX included. The device is reset
+// when the test ends.
+func Start(tb testing.TB, dev virtio.Device, size uint64) *Machine {
+	tb.Helper()
+	m := &Machine{TB: tb, Dev: dev, Mem: Memory(tb, size), Config: make(chan struct{}, 1)}
+	for range dev.QueueSizes() {
+		m.notify = append(m.notify, Eventfd(tb))
+	}
+	m.Activate(dev.Features() | virtio.FeatureVersion1 | virtio.FeatureEventIdx | virtio.FeatureIndirectDesc)
+	tb.Cleanup(dev.Reset)
+	return m
+}
+
+// Activate starts the device with fresh rings; it must be inactive.
+func (m *Machine) Activate(features uint64) {
+	m.TB.Helper()
+	base := uint64(memory.PageSize)
+	m.Rings = nil
+	var queues []*queue.Queue
+	for i, size := range m.Dev.QueueSizes() {
+		r := NewRing(m.Mem, base, size, features&virtio.FeatureEventIdx != 0, m.notify[i])
+		base += RingBytes(size)
+		q, err := queue.New(m.Mem, r.Cfg)
+		if err != nil {
+			m.TB.Fatal(err)
+		}
+		m.Rings, queues = append(m.Rings, r), append(queues, q)
+	}
+	m.Arena = NewArena(base)
+	irq := &interrupt{rings: m.Rings, config: m.Config}
+	if err := m.Dev.Activate(virtio.Activation{Features: features, Memory: m.Mem, Queues: queues, Interrupt: irq}); err != nil {
+		m.TB.Fatal(err)
+	}
+}
+
+// Bytes is the guest memory of s.
+func (m *Machine) Bytes(s Span) []byte { return m.Rings[0].Bytes(s) }
+
+// WaitUsed waits for the next used chain of a ring.
+func (m *Machine) WaitUsed(r *Ring) (head uint16, written uint32) {
+	m.TB.Helper()
+	var timer *time.Timer
+	for {
+		if h, n, ok := r.Used(); ok {
+			return h, n
+		}
+		if !r.Arm() {
+			continue
+		}
+		if timer == nil {
+			timer = time.NewTimer(Timeout)
+			defer timer.Stop()
+		}
+		select {
+		case <-r.Interrupted():
+		case <-timer.C:
+			m.TB.Fatalf("device used no chain of the queue at %#x within %v", r.Cfg.Desc, Timeout)
+		}
+	}
+}
+
+// Do makes a chain available and waits until it was used.
+func (m *Machine) Do(r *Ring, readable, writable []Span) (written uint32) {
+	m.TB.Helper()
+	head, ok := r.Add(readable, writable)
+	if !ok {
+		m.TB.Fatal("no free descriptors")
+	}
+	r.Kick()
+	got, written := m.WaitUsed(r)
+	if got != head {
+		m.TB.Fatalf("device used chain %d, want %d", got, head)
+	}
+	return written
+}
+
+type interrupt struct {
+	rings  []*Ring
+	config chan struct{}
+}
+
+func (i *interrupt) Queue() {
+	for _, r := range i.rings {
+		r.Interrupt()
+	}
+}
+
+func (i *interrupt) Config() {
+	select {
+	case i.config <- struct{}{}:
+	default:
+	}
+}
