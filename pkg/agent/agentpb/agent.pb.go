@@ -8,6 +8,8 @@
 // that connection carries ttrpc in the other direction, shim to agent. Every byte stream of a process (stdin, stdout,
 // stderr, or a terminal's two directions) is a vsock connection of its own to host port 1025: the guest opens it, writes the
 // stream's id as eight bytes, big-endian, and from then on the bytes are raw and the end of a direction is a half-close.
+// The streams that Create and Exec name are dialled before these answer, so the shim expects them before it calls. The agent
+// ends an output stream before it answers Wait; the shim reads each to its end before it reports the exit.
 
 package agentpb
 
@@ -557,8 +559,10 @@ func (x *WaitRequest) GetExecId() string {
 type WaitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 0-255; 128 + N for an end by signal N.
-	ExitStatus    uint32                 `protobuf:"varint,1,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
-	ExitedAt      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=exited_at,json=exitedAt,proto3" json:"exited_at,omitempty"`
+	ExitStatus uint32                 `protobuf:"varint,1,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
+	ExitedAt   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=exited_at,json=exitedAt,proto3" json:"exited_at,omitempty"`
+	// By then the kernel had killed a process of this container for want of memory. The event of it may still be under way.
+	OomKilled     bool `protobuf:"varint,3,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -605,6 +609,13 @@ func (x *WaitResponse) GetExitedAt() *timestamppb.Timestamp {
 		return x.ExitedAt
 	}
 	return nil
+}
+
+func (x *WaitResponse) GetOomKilled() bool {
+	if x != nil {
+		return x.OomKilled
+	}
+	return false
 }
 
 type KillRequest struct {
@@ -1427,11 +1438,13 @@ const file_agent_proto_rawDesc = "" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\"I\n" +
 	"\vWaitRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
-	"\aexec_id\x18\x02 \x01(\tR\x06execId\"h\n" +
+	"\aexec_id\x18\x02 \x01(\tR\x06execId\"\x87\x01\n" +
 	"\fWaitResponse\x12\x1f\n" +
 	"\vexit_status\x18\x01 \x01(\rR\n" +
 	"exitStatus\x127\n" +
-	"\texited_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bexitedAt\"s\n" +
+	"\texited_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bexitedAt\x12\x1d\n" +
+	"\n" +
+	"oom_killed\x18\x03 \x01(\bR\toomKilled\"s\n" +
 	"\vKillRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x16\n" +

@@ -1,0 +1,20 @@
+// Package agent is what the shim and the guest's agent share, and the shim's end of their connections.
+//
+// The guest dials the host, never the other way round. One connection to ControlPort carries ttrpc, on which the shim is the
+// client although it accepted; each byte stream of a process is a connection of its own to StreamPort that opens with an
+// eight-byte header (see StreamBroker). The messages are in agentpb.
+//
+// The guest is hostile: this package must never wait without a bound for what it sends, nor keep what nobody asked for.
+package agent
+
+// Ports on the host (vsock CID 2) that the guest dials; the VMM forwards port N to the Unix socket <uds>_N.
+const (
+	ControlPort = 1024
+	StreamPort  = 1025
+)
+
+// The tree that shim and guest share over virtio-fs: its tag, and where the agent mounts it.
+const (
+	SharedTag = "shared"
+	SharedDir = "/run/shared"
+)
