@@ -1,0 +1,36 @@
+package boot
+
+// Guest-physical addresses below the kernel. They are Firecracker's, so that kernels and tools meet what they know.
+const (
+	gdtAddr         = 0x500
+	idtAddr         = 0x520
+	pvhInfoAddr     = 0x6000
+	pvhModulesAddr  = 0x6040
+	pvhMemmapAddr   = 0x7000
+	zeroPageAddr    = 0x7000 // another protocol's than the PVH map
+	bootStack       = 0x8ff0
+	pml4Addr        = 0x9000
+	pdptAddr        = 0xa000
+	pdAddr          = 0xb000
+	commandLineAddr = 0x20000
+
+	// lowRAMEnd is where the kernel's conventional memory ends, and what was once the BIOS' begins.
+	lowRAMEnd = 0x9fc00
+	// acpiAddr to kernelAddr holds the ACPI tables, the RSDP first.
+	acpiAddr   = 0xe0000
+	kernelAddr = 0x100000
+
+	// identityMapped is how much of the guest's memory the boot page tables map, in bytes.
+	identityMapped = 1 << 30
+)
+
+// MaxCommandLine is the longest kernel command line in bytes, its final NUL not counted.
+const MaxCommandLine = 2047
+
+// Addresses of the interrupt controllers and of KVM's own pages.
+const (
+	IOAPICAddr      = 0xfec00000
+	LAPICAddr       = 0xfee00000
+	IdentityMapAddr = 0xfffbc000
+	TSSAddr         = 0xfffbd000
+)

@@ -1,0 +1,51 @@
+package kvm
+
+import (
+	"testing"
+	"unsafe"
+)
+
+// The kernel encodes each structure's size in its ioctl's number.
+func TestStructureSizes(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		req  uintptr
+		size uintptr
+	}{
+		{"kvm_userspace_memory_region", kvmSetUserMemory, unsafe.Sizeof(memoryRegion{})},
+		{"kvm_irqfd", kvmIrqfd, unsafe.Sizeof(irqfd{})},
+		{"kvm_ioeventfd", kvmIoeventfd, unsafe.Sizeof(ioeventfd{})},
+		{"kvm_pit_config", kvmCreatePIT2, unsafe.Sizeof(pitConfig{})},
+		{"kvm_regs", kvmSetRegs, unsafe.Sizeof(Regs{})},
+		{"kvm_sregs", kvmSetSregs, unsafe.Sizeof(Sregs{})},
+		{"kvm_fpu", kvmSetFPU, unsafe.Sizeof(FPU{})},
+		{"kvm_lapic_state", kvmSetLAPIC, unsafe.Sizeof(LAPIC{})},
+		{"kvm_cpuid2", kvmSetCPUID2, unsafe.Offsetof(cpuidList{}.Entries)},
+		{"kvm_msrs", kvmSetMSRs, unsafe.Offsetof(msrList{}.Entries)},
+	} {
+		if want := c.req >> 16 & 0x3fff; c.size != want {
+			t.Errorf("%s: %d bytes, want %d", c.name, c.size, want)
+		}
+	}
+	if s := unsafe.Sizeof(CPUID{}); s != 40 {
+		t.Errorf("kvm_cpuid_entry2: %d bytes, want 40", s)
+	}
+}
+
+func TestExitDecodingIsBounded(t *testing.T) {
+	v := &VCPU{run: make([]byte, runMinSize)}
+	u := v.run[runUnion:]
+	u[0], u[1], u[4], u[9] = 1, 4, 2, 0x0f // two accesses of four bytes at 0xf00
+	io, err := v.IO()
+	if err != nil || len(io.Data) != 8 || !io.Write {
+		t.Fatalf("IO() = %+v, %v", io, err)
+	}
+	u[5] = 0xff
+	if _, err := v.IO(); err == nil {
+		t.Fatal("IO() accepted data outside kvm_run")
+	}
+	u[16] = 9
+	if _, err := v.MMIO(); err == nil {
+		t.Fatal("MMIO() accepted nine bytes")
+	}
+}

@@ -1,0 +1,88 @@
+package legacy
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// consoleBuffer is how many bytes wait for a slow sink before further ones are dropped.
+const consoleBuffer = 64 << 10
+
+// Console carries a serial port's output to a writer, from a goroutine of its own: a guest that prints never waits for the
+// host's disk or terminal. It writes at most a fixed number of bytes in all and drops the rest, since the guest decides how
+// much it prints.
+type Console struct {
+	w io.Writer
+
+	mu     sync.Mutex
+	wake   sync.Cond
+	buf    []byte
+	left   int64
+	closed bool
+	done   chan struct{}
+}
+
+// NewConsole starts a console that writes at most maxBytes to w. A failed write ends the output, not the machine.
+func NewConsole(w io.Writer, maxBytes int64) *Console {
+	c := &Console{w: w, left: maxBytes, done: make(chan struct{}), buf: make([]byte, 0, 512)}
+	c.wake.L = &c.mu
+	go c.drain()
+	return c
+}
+
+// put queues a byte, or drops it.
+func (c *Console) put(b byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.left <= 0 || len(c.buf) >= consoleBuffer {
+		return
+	}
+	c.left--
+	c.buf = append(c.buf, b)
+	if len(c.buf) == 1 {
+		c.wake.Signal()
+	}
+}
+
+func (c *Console) drain() {
+	defer close(c.done)
+	spare := make([]byte, 0, 512)
+	for {
+		c.mu.Lock()
+		for len(c.buf) == 0 && !c.closed {
+			c.wake.Wait()
+		}
+		p := c.buf
+		c.buf = spare[:0]
+		c.mu.Unlock()
+		if len(p) == 0 {
+			return
+		}
+		if _, err := c.w.Write(p); err != nil {
+			c.mu.Lock()
+			c.left = 0
+			c.mu.Unlock()
+		}
+		spare = p
+	}
+}
+
+// Close writes what is queued and stops; it waits for the writer for at most timeout. It does not close the writer. A second
+// Close waits again and is harmless.
+func (c *Console) Close(timeout time.Duration) error {
+	c.mu.Lock()
+	c.closed = true
+	c.wake.Signal()
+	c.mu.Unlock()
+	t := time.NewTimer(timeout)
+	defer t.Stop()
+	select {
+	case <-c.done:
+		return nil
+	case <-t.C:
+		return fmt.Errorf("serial console: its output was not taken within %s: %w", timeout, os.ErrDeadlineExceeded)
+	}
+}

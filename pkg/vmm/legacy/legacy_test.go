@@ -1,0 +1,161 @@
+package legacy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"testing"
+	"time"
+)
+
+type countIRQ int
+
+func (c *countIRQ) Trigger() { *c++ }
+
+func TestSerialTransmits(t *testing.T) {
+	var out bytes.Buffer
+	con := NewConsole(&out, 5)
+	var irq countIRQ
+	s := NewSerial(con, &irq)
+	for _, b := range []byte("hello, world") {
+		if s.Read(regLSR)&(lsrTHRE|lsrTEMT) != lsrTHRE|lsrTEMT {
+			t.Fatal("transmitter not ready")
+		}
+		s.Write(regTHR, b)
+	}
+	if irq != 0 {
+		t.Errorf("%d interrupts while they were disabled", irq)
+	}
+	if err := con.Close(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); got != "hello" {
+		t.Errorf("output %q, want the first five bytes", got)
+	}
+}
+
+func TestSerialTransmitterInterrupt(t *testing.T) {
+	con := NewConsole(io.Discard, 100)
+	defer con.Close(time.Second)
+	var irq countIRQ
+	s := NewSerial(con, &irq)
+	s.Write(regIIR, fcrEnable)
+	s.Write(regIER, ierTHRI)
+	if irq != 1 {
+		t.Fatalf("%d interrupts after enabling THRI, want 1", irq)
+	}
+	if v := s.Read(regIIR); v != iirFIFO|iirTHRI {
+		t.Errorf("IIR = %#x, want THRI", v)
+	}
+	if v := s.Read(regIIR); v != iirFIFO|iirNone {
+		t.Errorf("IIR = %#x after it was read, want none", v)
+	}
+	s.Write(regTHR, 'x')
+	if v := s.Read(regIIR); irq != 2 || v != iirFIFO|iirTHRI {
+		t.Errorf("after a byte: %d interrupts, IIR %#x", irq, v)
+	}
+}
+
+// What Linux' autoconfig does to find out what the port is.
+func TestSerialProbe(t *testing.T) {
+	con := NewConsole(io.Discard, 100)
+	defer con.Close(time.Second)
+	var irq countIRQ
+	s := NewSerial(con, &irq)
+	s.Write(regIER, 0xff)
+	if v := s.Read(regIER); v != 0x0f {
+		t.Errorf("IER = %#x, want 0x0f", v)
+	}
+	s.Write(regMCR, mcrLoop|mcrOut2|mcrRTS)
+	if v := s.Read(regMSR); v != msrDCD|msrCTS {
+		t.Errorf("MSR in loopback = %#x, want %#x", v, msrDCD|msrCTS)
+	}
+	s.Write(regTHR, 'L')
+	if v := s.Read(regTHR); v != 'L' {
+		t.Errorf("loopback gave %q", v)
+	}
+	s.Write(regLCR, lcrDLAB)
+	s.Write(regTHR, 1)
+	s.Write(regIER, 2)
+	if s.Read(regTHR) != 1 || s.Read(regIER) != 2 {
+		t.Error("the divisor is not kept")
+	}
+	s.Write(regSCR, 0x5a)
+	if v := s.Read(regSCR); v != 0x5a {
+		t.Errorf("SCR = %#x", v)
+	}
+}
+
+type stuckWriter struct{ release chan struct{} }
+
+func (w stuckWriter) Write(p []byte) (int, error) { <-w.release; return len(p), nil }
+
+func TestConsoleNeverBlocksTheGuest(t *testing.T) {
+	w := stuckWriter{make(chan struct{})}
+	con := NewConsole(w, 1<<40)
+	for range 3 * consoleBuffer {
+		con.put('x')
+	}
+	if err := con.Close(10 * time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Close with a stuck writer: %v", err)
+	}
+	close(w.release)
+	if err := con.Close(5 * time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestI8042(t *testing.T) {
+	resets := 0
+	var irq countIRQ
+	k := NewI8042(&irq, func() { resets++ })
+	ask := func(cmd byte) byte {
+		k.Write(I8042Command, cmd)
+		if k.Read(I8042Command)&statusOutFull == 0 {
+			t.Fatalf("command %#x: no answer", cmd)
+		}
+		return k.Read(I8042Data)
+	}
+	if v := ask(cmdSelfTest); v != selfTestPassed {
+		t.Errorf("self test: %#x", v)
+	}
+	k.Write(I8042Command, cmdWriteCTR)
+	k.Write(I8042Data, 0x65)
+	if v := ask(cmdReadCTR); v != 0x65 {
+		t.Errorf("CTR = %#x, want 0x65", v)
+	}
+	k.Write(I8042Data, kbdGetID)
+	for _, want := range []byte{kbdAck, 0xab, 0x83} {
+		if v := k.Read(I8042Data); v != want {
+			t.Errorf("keyboard id: %#x, want %#x", v, want)
+		}
+	}
+	for range 100 {
+		k.Write(I8042Data, kbdGetID)
+	}
+	if len(k.out) > i8042Queue {
+		t.Errorf("%d bytes queued", len(k.out))
+	}
+	k.Write(I8042Command, I8042Reset)
+	if resets != 1 {
+		t.Errorf("%d resets, want 1", resets)
+	}
+}
+
+func TestPower(t *testing.T) {
+	off, panics := 0, 0
+	s := SleepControl{TypeS5: 5, Off: func() { off++ }}
+	s.Write(5 << 2)
+	s.Write(3<<2 | 1<<5)
+	if off != 0 {
+		t.Error("powered off without SLP_EN or with another sleep type")
+	}
+	s.Write(5<<2 | 1<<5)
+	p := PVPanic{Panicked: func() { panics++ }}
+	p.Write(2)
+	p.Write(1)
+	if off != 1 || panics != 1 || p.Read() != 3 {
+		t.Errorf("off %d, panics %d, events %#x", off, panics, p.Read())
+	}
+}
