@@ -66,14 +66,22 @@ func (vm *VM) ApplyDefaults() {
 // Validate checks all that can be checked without touching the host: that files exist and can be opened is found where
 // they are opened. An error is a FieldError.
 func (vm *VM) Validate() error {
-	if err := vm.Machine.Validate(); err != nil {
-		return err
-	}
 	if vm.BootSource == nil {
 		return &FieldError{Field: "boot-source", Want: "a kernel to boot"}
 	}
-	if err := vm.BootSource.Validate(); err != nil {
+	return vm.ValidateParts()
+}
+
+// ValidateParts is Validate for a machine that is still being described: what is there must be right, and what is missing
+// may come later.
+func (vm *VM) ValidateParts() error {
+	if err := vm.Machine.Validate(); err != nil {
 		return err
+	}
+	if vm.BootSource != nil {
+		if err := vm.BootSource.Validate(); err != nil {
+			return err
+		}
 	}
 	if err := vm.validateDrives(); err != nil {
 		return err

@@ -1,0 +1,95 @@
+// Package api is Firecracker's HTTP API on a Unix socket: the server that fc-vmm offers, and the client that the shim
+// uses. It turns requests into one config.VM, has that booted once, and passes pauses on. It must never parse what a guest
+// has written, touch a device, or record anything that it has not checked.
+//
+// Answers are 200 with a document, 204, or 400 (413 for a body that is too large) with {"fault_message": "..."}. Messages
+// are Firecracker's where a client may compare them; the others name the field, its value and what is allowed.
+//
+// The part of the API that is served:
+//
+//	GET   /                   id, state, vmm_version, app_name
+//	GET   /version            firecracker_version
+//	GET   /vm/config          everything that has been configured, with defaults filled in
+//	GET   /machine-config     PUT and PATCH too
+//	PUT   /boot-source
+//	PUT   /drives/{id}        PATCH after the start, if the machine can change a drive
+//	PUT   /filesystems/{id}   not in Firecracker: fs_id, tag, path_on_host, is_read_only
+//	PUT   /vsock
+//	PUT   /entropy
+//	PUT   /serial
+//	PUT   /actions            InstanceStart; after it FlushMetrics, and SendCtrlAltDel if the machine has a keyboard
+//	PATCH /vm                 Paused or Resumed, after the start
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// AppName is what GET / calls this program.
+const AppName = "fc-vmm"
+
+// MaxBody bounds a request's body, in bytes, as Firecracker does.
+const MaxBody = 51200
+
+// State is where a microVM is in its life.
+type State string
+
+// The states that GET / shows.
+const (
+	NotStarted State = "Not started"
+	Running    State = "Running"
+	Paused     State = "Paused"
+)
+
+// Info is the answer to GET /.
+type Info struct {
+	ID         string `json:"id"`
+	State      State  `json:"state"`
+	VMMVersion string `json:"vmm_version"`
+	AppName    string `json:"app_name"`
+}
+
+// Machine is what the API needs of a running microVM. Calls are serialised. A machine that is also a Keyboard or a
+// DriveUpdater can do more.
+type Machine interface {
+	// Pause stops all vCPUs; pausing a paused machine does nothing.
+	Pause(ctx context.Context) error
+	// Resume lets them run again; resuming a running machine does nothing.
+	Resume(ctx context.Context) error
+}
+
+// Keyboard is a Machine that can be sent keys.
+type Keyboard interface {
+	SendCtrlAltDel(ctx context.Context) error
+}
+
+// DriveUpdater is a Machine whose drives can get another file while it runs.
+type DriveUpdater interface {
+	UpdateDrive(ctx context.Context, driveID, pathOnHost string) error
+}
+
+// Options of a Server. All are required.
+type Options struct {
+	// ID of the microVM, for GET /.
+	ID string
+	// Version of the program, for GET / and GET /version.
+	Version string
+	// Boot builds a machine from a valid configuration and starts it. After an error nothing of it is left, and it may be
+	// called again. The context has values but no end: the machine outlives the request.
+	Boot func(ctx context.Context, vm config.VM) (Machine, error)
+}
+
+// Bounds on what a client can make the server do or wait for.
+const (
+	maxConns        = 32
+	maxHeaderBytes  = 8 << 10
+	headerTimeout   = 5 * time.Second
+	readTimeout     = 10 * time.Second
+	writeTimeout    = 60 * time.Second
+	idleTimeout     = 60 * time.Second
+	turnTimeout     = 10 * time.Second // for the requests before this one
+	runStateTimeout = 10 * time.Second // to pause or resume
+)

@@ -1,0 +1,116 @@
+package api
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// One function for each kind of body, from a request or from a configuration file: decode, then check all that depends
+// neither on the rest of the machine nor on the host.
+
+func (d document) machine(m member, current config.Machine, patch bool) (config.Machine, error) {
+	s := schema{inert: map[string][]string{"cpu_template": {`"None"`}}}
+	if !patch {
+		current = config.Machine{}
+		s.required = []string{"vcpu_count", "mem_size_mib"}
+	}
+	if err := d.fill(m.raw, m.at, &current, s); err != nil {
+		return current, err
+	}
+	return current, current.Validate()
+}
+
+func (d document) bootSource(m member) (*config.BootSource, error) {
+	var b config.BootSource
+	if err := d.fill(m.raw, m.at, &b, schema{required: []string{"kernel_image_path"}}); err != nil {
+		return nil, err
+	}
+	return &b, b.Validate()
+}
+
+func (d document) drive(m member) (config.Drive, error) {
+	var v config.Drive
+	s := schema{required: []string{"drive_id", "is_root_device"}, inert: map[string][]string{"rate_limiter": {"{}"}, "socket": nil}}
+	if err := d.fill(m.raw, m.at, &v, s); err != nil {
+		return v, err
+	}
+	return v, v.Validate()
+}
+
+func (d document) filesystem(m member) (config.Filesystem, error) {
+	var f config.Filesystem
+	if err := d.fill(m.raw, m.at, &f, schema{required: []string{"fs_id", "tag", "path_on_host"}}); err != nil {
+		return f, err
+	}
+	return f, f.Validate()
+}
+
+func (d document) vsock(m member) (*config.Vsock, error) {
+	var v config.Vsock
+	if err := d.fill(m.raw, m.at, &v, schema{required: []string{"guest_cid", "uds_path"}}); err != nil {
+		return nil, err
+	}
+	return &v, v.Validate()
+}
+
+func (d document) entropy(m member) (*config.Entropy, error) {
+	var e config.Entropy
+	return &e, d.fill(m.raw, m.at, &e, schema{inert: map[string][]string{"rate_limiter": {"{}"}}})
+}
+
+func (d document) serial(m member) (*config.Serial, error) {
+	var v config.Serial
+	if err := d.fill(m.raw, m.at, &v, schema{inert: map[string][]string{"rate_limiter": {"{}"}}}); err != nil {
+		return nil, err
+	}
+	return &v, v.Validate()
+}
+
+// action is the body of PUT /actions.
+type action struct {
+	Type string `json:"action_type"`
+}
+
+func (d document) action(m member) (action, error) {
+	var a action
+	if err := d.fill(m.raw, m.at, &a, schema{required: []string{"action_type"}}); err != nil {
+		return a, err
+	}
+	return a, d.oneOf(m, "action_type", a.Type, "InstanceStart", "FlushMetrics", "SendCtrlAltDel")
+}
+
+// runState is the body of PATCH /vm.
+type runState struct {
+	State string `json:"state"`
+}
+
+func (d document) runState(m member) (runState, error) {
+	var r runState
+	if err := d.fill(m.raw, m.at, &r, schema{required: []string{"state"}}); err != nil {
+		return r, err
+	}
+	return r, d.oneOf(m, "state", r.State, "Paused", "Resumed")
+}
+
+// oneOf is for enumerations; the place that it gives is the end of the object.
+func (d document) oneOf(m member, field, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return d.errorAt(m.at+len(m.raw), "unknown variant: %s is %q: want %s", field, shorten(value), strings.Join(allowed, " or "))
+}
+
+// drivePatch is the body of PATCH /drives/{id}.
+type drivePatch struct {
+	DriveID    string `json:"drive_id"`
+	PathOnHost string `json:"path_on_host"`
+}
+
+func (d document) drivePatch(m member) (drivePatch, error) {
+	var p drivePatch
+	s := schema{required: []string{"drive_id"}, inert: map[string][]string{"rate_limiter": {"{}"}}}
+	err := d.fill(m.raw, m.at, &p, s)
+	return p, err
+}

@@ -1,0 +1,138 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// Firecracker's words for a request that comes too early or too late.
+const (
+	afterStart  = "The requested operation is not supported after starting the microVM."
+	beforeStart = "The requested operation is not supported before starting the microVM."
+	noKernel    = "Cannot start microvm without kernel configuration."
+)
+
+// control holds the machine's description and, after the start, the machine. Requests that change something take turns;
+// questions are answered at once, also while a change is under way.
+type control struct {
+	boot func(context.Context, config.VM) (Machine, error)
+	// turn is held by the request that is changing something.
+	turn chan struct{}
+
+	mu sync.Mutex
+	// vm is replaced, never changed in place, so that a copy of it can be used without mu.
+	vm      config.VM
+	state   State
+	machine Machine // set once, with state
+}
+
+func newControl(boot func(context.Context, config.VM) (Machine, error)) *control {
+	c := &control{boot: boot, turn: make(chan struct{}, 1), state: NotStarted}
+	c.vm.ApplyDefaults()
+	return c
+}
+
+// takeTurn waits for the requests before this one. Call the function that it returns.
+func (c *control) takeTurn(ctx context.Context) (func(), error) {
+	t := time.NewTimer(turnTimeout)
+	defer t.Stop()
+	select {
+	case c.turn <- struct{}{}:
+		return func() { <-c.turn }, nil
+	case <-ctx.Done():
+		return nil, errdefs.ErrUnavailable.WithMessage("the client left before the API requests ahead of this one were done")
+	case <-t.C:
+		return nil, errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the API requests ahead of this one were not done after %v", turnTimeout))
+	}
+}
+
+func (c *control) snapshot() (config.VM, State, Machine) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.vm, c.state, c.machine
+}
+
+// configure changes a copy of the description, and records it if it is right as a whole.
+func (c *control) configure(ctx context.Context, change func(*config.VM) error) error {
+	done, err := c.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	vm, state, _ := c.snapshot()
+	if state != NotStarted {
+		return errdefs.ErrFailedPrecondition.WithMessage(afterStart)
+	}
+	vm.Drives = slices.Clone(vm.Drives)
+	vm.Filesystems = slices.Clone(vm.Filesystems)
+	if err := change(&vm); err != nil {
+		return err
+	}
+	vm.ApplyDefaults()
+	if err := vm.ValidateParts(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.vm = vm
+	c.mu.Unlock()
+	return nil
+}
+
+// start boots the machine as described.
+func (c *control) start(ctx context.Context) error {
+	done, err := c.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	vm, state, _ := c.snapshot()
+	if state != NotStarted {
+		return errdefs.ErrFailedPrecondition.WithMessage(afterStart)
+	}
+	if vm.BootSource == nil {
+		return errdefs.ErrFailedPrecondition.WithMessage(noKernel)
+	}
+	if err := vm.Validate(); err != nil {
+		return err
+	}
+	m, err := c.boot(context.WithoutCancel(ctx), vm)
+	if err != nil {
+		log.G(ctx).WithError(err).Error("the microVM did not start")
+		return err
+	}
+	c.mu.Lock()
+	c.machine, c.state = m, Running
+	c.mu.Unlock()
+	return nil
+}
+
+// withMachine lets f use the running machine; it is f's last word which state that leads to.
+func (c *control) withMachine(ctx context.Context, f func(context.Context, Machine, State) (State, error)) error {
+	done, err := c.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, state, m := c.snapshot()
+	if state == NotStarted {
+		return errdefs.ErrFailedPrecondition.WithMessage(beforeStart)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), runStateTimeout)
+	defer cancel()
+	next, err := f(ctx, m, state)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.state = next
+	c.mu.Unlock()
+	return nil
+}

@@ -1,0 +1,122 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containerd/log"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+func TestMain(m *testing.M) {
+	log.SetLevel("fatal")
+	os.Exit(m.Run())
+}
+
+// fakeMachine counts what it is asked to do.
+type fakeMachine struct {
+	mu              sync.Mutex
+	pauses, resumes int
+	err             error
+}
+
+func (m *fakeMachine) Pause(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pauses++
+	return m.err
+}
+
+func (m *fakeMachine) Resume(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.resumes++
+	return m.err
+}
+
+// richMachine can do the optional things as well.
+type richMachine struct {
+	fakeMachine
+	keys  int
+	drive string
+}
+
+func (m *richMachine) SendCtrlAltDel(context.Context) error { m.keys++; return nil }
+func (m *richMachine) UpdateDrive(_ context.Context, id, path string) error {
+	m.drive = id + "=" + path
+	return nil
+}
+
+// bench is a server with a fake machine, in a folder with the files that requests may name.
+type bench struct {
+	*Server
+	dir     string
+	machine Machine
+	bootErr error
+	booted  []config.VM
+}
+
+func newBench(t testing.TB) *bench {
+	b := &bench{dir: t.TempDir(), machine: &fakeMachine{}}
+	for _, name := range []string{"vmlinux", "initrd", "disk", "data"} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(b.dir, "shared"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.Server = NewServer(Options{ID: "vm-1", Version: "1.2.3", Boot: func(_ context.Context, vm config.VM) (Machine, error) {
+		if b.bootErr != nil {
+			return nil, b.bootErr
+		}
+		b.booted = append(b.booted, vm)
+		return b.machine, nil
+	}})
+	return b
+}
+
+// do sends a request, in which "$D" stands for the folder, and gives the status and the body.
+func (b *bench) do(method, path, body string) (int, string) {
+	r := httptest.NewRequest(method, path, strings.NewReader(strings.ReplaceAll(body, "$D", b.dir)))
+	w := httptest.NewRecorder()
+	b.ServeHTTP(w, r)
+	return w.Code, w.Body.String()
+}
+
+// must sends a request that has to succeed.
+func (b *bench) must(t testing.TB, method, path, body string) string {
+	t.Helper()
+	status, answer := b.do(method, path, body)
+	if status != http.StatusOK && status != http.StatusNoContent {
+		t.Fatalf("%s %s %s: %d %s", method, path, body, status, answer)
+	}
+	return answer
+}
+
+func (b *bench) start(t testing.TB) {
+	t.Helper()
+	b.must(t, "PUT", "/boot-source", `{"kernel_image_path": "$D/vmlinux"}`)
+	b.must(t, "PUT", "/actions", `{"action_type": "InstanceStart"}`)
+}
+
+// faultOf is the message of a refusal's body.
+func faultOf(t testing.TB, body string) string {
+	t.Helper()
+	var f map[string]string
+	if err := json.Unmarshal([]byte(body), &f); err != nil || len(f) != 1 || f["fault_message"] == "" {
+		t.Fatalf("%q is no refusal: %v", body, err)
+	}
+	return f["fault_message"]
+}
+
+var errFake = errors.New("out of fake memory")

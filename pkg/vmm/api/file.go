@@ -1,0 +1,109 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// MaxConfigFile bounds a configuration file, in bytes.
+const MaxConfigFile = 1 << 20
+
+// Configure takes a document in the form of Firecracker's --config-file: the bodies of the requests, by the names of
+// their endpoints. Firecracker's sections for what does not exist here may be there as long as they are null or empty.
+// Nothing of a document with an error is recorded.
+func (s *Server) Configure(ctx context.Context, text []byte) error {
+	d := document{text: text}
+	if err := d.check(); err != nil {
+		return fmt.Errorf("configuration file: %w", err)
+	}
+	ms, err := d.members(text, 0)
+	if err != nil {
+		return fmt.Errorf("configuration file: %w", err)
+	}
+	err = s.control.configure(ctx, func(vm *config.VM) error {
+		for _, m := range ms {
+			if err := d.section(vm, m); err != nil {
+				return fmt.Errorf("%s: %w", shorten(m.key), err)
+			}
+		}
+		return vm.Validate()
+	})
+	if err != nil {
+		return fmt.Errorf("configuration file: %w", err)
+	}
+	return nil
+}
+
+// section is one member of the document. Unlike a request, it may not replace what another one has said.
+func (d document) section(vm *config.VM, m member) error {
+	null := string(m.raw) == "null"
+	switch m.key {
+	case "balloon", "cpu-config", "network-interfaces", "logger", "metrics", "mmds-config", "pmem", "memory-hotplug":
+		if v := compact(m.raw); !null && v != "[]" && v != "{}" {
+			return d.errorAt(m.at, "not supported: want null")
+		}
+		return nil
+	case "boot-source", "machine-config", "drives", "filesystems", "vsock", "entropy", "serial":
+	default:
+		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, drives, entropy, filesystems, machine-config, serial, vsock")
+	}
+	if null {
+		return nil
+	}
+	switch m.key {
+	case "boot-source":
+		return setPart(vm, d, m, document.bootSource, setBootSource)
+	case "vsock":
+		return setPart(vm, d, m, document.vsock, setVsock)
+	case "entropy":
+		return setPart(vm, d, m, document.entropy, setEntropy)
+	case "serial":
+		return setPart(vm, d, m, document.serial, setSerial)
+	case "machine-config":
+		mach, err := d.machine(m, config.Machine{}, false)
+		vm.Machine = mach
+		return err
+	}
+	es, err := d.elements(m)
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		if m.key == "drives" {
+			err = setPart(vm, d, e, document.drive, addDrive)
+		} else {
+			err = setPart(vm, d, e, document.filesystem, addFilesystem)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func setPart[T any](vm *config.VM, d document, m member, as func(document, member) (T, error), into func(*config.VM, T) error) error {
+	part, err := as(d, m)
+	if err != nil {
+		return err
+	}
+	return into(vm, part)
+}
+
+// addDrive and addFilesystem are set.go's functions for a document, in which nothing replaces anything.
+func addDrive(vm *config.VM, v config.Drive) error {
+	if slices.ContainsFunc(vm.Drives, func(old config.Drive) bool { return old.DriveID == v.DriveID }) {
+		return &config.FieldError{Field: "drive_id", Value: strconv.Quote(v.DriveID), Want: "an id that no other drive has"}
+	}
+	return setDrive(vm, v)
+}
+
+func addFilesystem(vm *config.VM, f config.Filesystem) error {
+	if slices.ContainsFunc(vm.Filesystems, func(old config.Filesystem) bool { return old.FSID == f.FSID }) {
+		return &config.FieldError{Field: "fs_id", Value: strconv.Quote(f.FSID), Want: "an id that no other filesystem has"}
+	}
+	return setFilesystem(vm, f)
+}

@@ -1,0 +1,97 @@
+package api
+
+import (
+	"context"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+func TestConfigure(t *testing.T) {
+	// In the form of the example that comes with Firecracker.
+	const full = `{
+  "boot-source": {"kernel_image_path": "$D/vmlinux", "boot_args": "console=ttyS0", "initrd_path": null},
+  "cpu-config": null,
+  "drives": [
+    {"drive_id": "data", "partuuid": null, "is_root_device": false, "cache_type": "Unsafe", "is_read_only": false,
+     "path_on_host": "$D/data", "io_engine": "Sync", "rate_limiter": null, "socket": null},
+    {"drive_id": "rootfs", "is_root_device": true, "is_read_only": true, "path_on_host": "$D/disk"}
+  ],
+  "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false, "track_dirty_pages": false, "huge_pages": "None"},
+  "balloon": null, "network-interfaces": [], "vsock": {"guest_cid": 3, "uds_path": "$D/v.sock"}, "logger": null, "metrics": null,
+  "mmds-config": null, "entropy": {"rate_limiter": null}, "pmem": [], "memory-hotplug": null,
+  "filesystems": [{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}], "serial": {"serial_out_path": "$D/console"}
+}`
+	const boot = `"boot-source": {"kernel_image_path": "$D/vmlinux"}`
+	tests := []struct{ name, text, fault string }{
+		{"full", full, ""},
+		{"least", `{` + boot + `}`, ""},
+		{"no boot source", `{"machine-config": {"vcpu_count": 1, "mem_size_mib": 64}}`, "boot-source is missing"},
+		{"null boot source", `{"boot-source": null}`, "boot-source is missing"},
+		{"empty", "", "unexpected end of JSON input at line 1 column 1"},
+		{"array", "[]", "want an object"},
+		{"unknown section", `{` + boot + `, "boot_source": {}}`, "boot_source: unknown section, expected one of boot-source,"},
+		{"section twice", `{` + boot + `, ` + boot + `}`, "duplicate field `boot-source`"},
+		{"unsupported section", "{" + boot + ",\n\"balloon\": {\"amount_mib\": 1}}", "balloon: not supported: want null at line 2 column 12"},
+		{"network", `{` + boot + `, "network-interfaces": [{"iface_id": "eth0"}]}`, "network-interfaces: not supported"},
+		{"drives no array", `{` + boot + `, "drives": {}}`, "drives: drives: invalid type: want an array"},
+		{"bad drive", `{` + boot + `, "drives": [{"drive_id": "a", "is_root_device": false, "path_on_host": "/nope"}]}`, "drives/a/path_on_host"},
+		{"two roots", `{` + boot + `, "drives": [{"drive_id": "a", "is_root_device": true, "path_on_host": "$D/disk"},
+			{"drive_id": "b", "is_root_device": true, "path_on_host": "$D/disk"}]}`, "drives/b/is_root_device"},
+		{"drive twice", `{` + boot + `, "drives": [{"drive_id": "a", "is_root_device": false, "path_on_host": "$D/disk"},
+			{"drive_id": "a", "is_root_device": false, "path_on_host": "$D/disk"}]}`, `drive_id is "a"`},
+		{"filesystem twice", `{` + boot + `, "filesystems": [{"fs_id": "a", "tag": "a", "path_on_host": "$D"},
+			{"fs_id": "a", "tag": "b", "path_on_host": "$D"}]}`, `fs_id is "a"`},
+		{"field in line 3", "{" + boot + ",\n \"machine-config\":\n  {\"vcpu_count\": true, \"mem_size_mib\": 64}}", "vcpu_count is true: want an integer at line 3 column 18"},
+		{"unknown field", `{` + boot + `, "vsock": {"guest_cid": 3, "uds_path": "v", "cid": 3}}`, "vsock: unknown field `cid`"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t)
+			before := b.must(t, "GET", "/vm/config", "")
+			err := b.Configure(context.Background(), []byte(strings.ReplaceAll(tt.text, "$D", b.dir)))
+			if tt.fault == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := b.Start(context.Background()); err != nil || len(b.booted) != 1 {
+					t.Fatalf("booted %v, %v", b.booted, err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.fault) || !errdefs.IsInvalidArgument(err) {
+				t.Fatalf("got %v, want %q", err, tt.fault)
+			}
+			if after := b.must(t, "GET", "/vm/config", ""); after != before {
+				t.Errorf("a refused document changed %s to %s", before, after)
+			}
+		})
+	}
+	t.Run("result", func(t *testing.T) {
+		b := newBench(t)
+		if err := b.Configure(context.Background(), []byte(strings.ReplaceAll(full, "$D", b.dir))); err != nil {
+			t.Fatal(err)
+		}
+		vm, _, _ := b.control.snapshot()
+		args := "console=ttyS0"
+		want := config.VM{
+			Machine:    config.Machine{VCPUCount: 2, MemSizeMiB: 1024, HugePages: "None"},
+			BootSource: &config.BootSource{KernelImagePath: b.dir + "/vmlinux", BootArgs: &args},
+			Drives: []config.Drive{
+				{DriveID: "rootfs", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync"},
+				{DriveID: "data", PathOnHost: b.dir + "/data", CacheType: "Unsafe", IOEngine: "Sync"},
+			},
+			Filesystems: []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
+			Vsock:       &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
+			Entropy:     &config.Entropy{},
+			Serial:      &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
+		}
+		if !reflect.DeepEqual(vm, want) {
+			t.Errorf("got %+v, want %+v", vm, want)
+		}
+	})
+}

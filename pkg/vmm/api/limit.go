@@ -1,0 +1,84 @@
+package api
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// connLimit bounds a server's connections. When a new one would be too many, the one that has been silent longest is
+// closed for it; a connection with a request under way is never touched, so that only if all of them are busy the new
+// one is sent away, with 503 as Firecracker does.
+type connLimit struct {
+	net.Listener
+	max int
+
+	mu    sync.Mutex
+	conns map[net.Conn]connUse
+}
+
+type connUse struct {
+	silent bool // no part of a request has come since then
+	since  time.Time
+}
+
+func newConnLimit(l net.Listener, max int) *connLimit {
+	return &connLimit{Listener: l, max: max, conns: make(map[net.Conn]connUse)}
+}
+
+// Accept gives the next connection that there is room for.
+func (l *connLimit) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.admit(c) {
+			return c, nil
+		}
+		// The socket's buffer is empty, so this does not block; the deadline makes sure.
+		c.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		const body = `{"fault_message":"Too many open connections."}`
+		fmt.Fprintf(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		c.Close()
+	}
+}
+
+func (l *connLimit) admit(c net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.conns) >= l.max {
+		var victim net.Conn
+		for other, use := range l.conns {
+			if use.silent && (victim == nil || use.since.Before(l.conns[victim].since)) {
+				victim = other
+			}
+		}
+		if victim == nil {
+			return false
+		}
+		delete(l.conns, victim)
+		victim.Close()
+	}
+	l.conns[c] = connUse{silent: true, since: time.Now()}
+	return true
+}
+
+// connState is the server's hook.
+func (l *connLimit) connState(c net.Conn, state http.ConnState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, known := l.conns[c]; !known {
+		return // closed to make room
+	}
+	switch state {
+	case http.StateActive:
+		l.conns[c] = connUse{}
+	case http.StateIdle:
+		l.conns[c] = connUse{silent: true, since: time.Now()}
+	case http.StateClosed, http.StateHijacked:
+		delete(l.conns, c)
+	}
+}

@@ -1,0 +1,247 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// request is an HTTP request after its form has been checked.
+type request struct {
+	method string
+	id     string // from the path
+	body   []byte
+}
+
+// decode has the whole body read by one of document's methods.
+func decode[T any](r request, as func(document, member) (T, error)) (T, error) {
+	d := document{text: r.body}
+	if err := d.check(); err != nil {
+		var zero T
+		return zero, err
+	}
+	return as(d, member{raw: r.body})
+}
+
+// set has the description changed by one of the functions of set.go.
+func set[T any](ctx context.Context, c *control, part T, into func(*config.VM, T) error) (any, error) {
+	return nil, c.configure(ctx, func(vm *config.VM) error { return into(vm, part) })
+}
+
+// handler answers with a document, or with nil for 204.
+type handler func(*Server, context.Context, request) (any, error)
+
+// route finds the handler for a method and a path of one or two parts, and the id in the path. A handler decodes its
+// body before it looks at the state, so that a body that is wrong at any time is called wrong at any time.
+func route(method, path string) (handler, string) {
+	part, id, two := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if two {
+		switch method + " " + part {
+		case "GET vm":
+			if id == "config" {
+				return (*Server).getVMConfig, ""
+			}
+		case "PUT drives":
+			return (*Server).putDrive, id
+		case "PATCH drives":
+			return (*Server).patchDrive, id
+		case "PUT filesystems":
+			return (*Server).putFilesystem, id
+		}
+		return nil, ""
+	}
+	switch method + " " + part {
+	case "GET ":
+		return (*Server).getInfo, ""
+	case "GET version":
+		return (*Server).getVersion, ""
+	case "GET machine-config":
+		return (*Server).getMachine, ""
+	case "PUT machine-config", "PATCH machine-config":
+		return (*Server).putMachine, ""
+	case "PUT boot-source":
+		return (*Server).putBootSource, ""
+	case "PUT vsock":
+		return (*Server).putVsock, ""
+	case "PUT entropy":
+		return (*Server).putEntropy, ""
+	case "PUT serial":
+		return (*Server).putSerial, ""
+	case "PUT actions":
+		return (*Server).putAction, ""
+	case "PATCH vm":
+		return (*Server).patchVM, ""
+	}
+	return nil, ""
+}
+
+// sameID is for bodies that repeat the path's id.
+func sameID(path, body string) error {
+	if path == body {
+		return nil
+	}
+	if path == "" {
+		return errdefs.ErrInvalidArgument.WithMessage("The ID cannot be empty.")
+	}
+	return errdefs.ErrInvalidArgument.WithMessage(
+		fmt.Sprintf("The id from the path [%s] does not match the id from the body [%s]!", shorten(path), shorten(body)))
+}
+
+func (s *Server) getInfo(context.Context, request) (any, error) {
+	_, state, _ := s.control.snapshot()
+	return Info{ID: s.opts.ID, State: state, VMMVersion: s.opts.Version, AppName: AppName}, nil
+}
+
+func (s *Server) getVersion(context.Context, request) (any, error) {
+	return map[string]string{"firecracker_version": s.opts.Version}, nil
+}
+
+func (s *Server) getVMConfig(context.Context, request) (any, error) {
+	vm, _, _ := s.control.snapshot()
+	return vm, nil
+}
+
+func (s *Server) getMachine(context.Context, request) (any, error) {
+	vm, _, _ := s.control.snapshot()
+	return vm.Machine, nil
+}
+
+func (s *Server) putMachine(ctx context.Context, r request) (any, error) {
+	apply := func(vm *config.VM) error {
+		m, err := decode(r, func(d document, m member) (config.Machine, error) {
+			return d.machine(m, vm.Machine, r.method == http.MethodPatch)
+		})
+		vm.Machine = m
+		return err
+	}
+	// First on a copy: a body that is wrong is called wrong in any state.
+	vm, _, _ := s.control.snapshot()
+	if err := apply(&vm); err != nil {
+		return nil, err
+	}
+	return nil, s.control.configure(ctx, apply)
+}
+
+func (s *Server) putBootSource(ctx context.Context, r request) (any, error) {
+	b, err := decode(r, document.bootSource)
+	if err != nil {
+		return nil, err
+	}
+	return set(ctx, s.control, b, setBootSource)
+}
+
+func (s *Server) putDrive(ctx context.Context, r request) (any, error) {
+	d, err := decode(r, document.drive)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameID(r.id, d.DriveID); err != nil {
+		return nil, err
+	}
+	return set(ctx, s.control, d, setDrive)
+}
+
+func (s *Server) putFilesystem(ctx context.Context, r request) (any, error) {
+	f, err := decode(r, document.filesystem)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameID(r.id, f.FSID); err != nil {
+		return nil, err
+	}
+	return set(ctx, s.control, f, setFilesystem)
+}
+
+func (s *Server) putVsock(ctx context.Context, r request) (any, error) {
+	v, err := decode(r, document.vsock)
+	if err != nil {
+		return nil, err
+	}
+	return set(ctx, s.control, v, setVsock)
+}
+
+func (s *Server) putEntropy(ctx context.Context, r request) (any, error) {
+	e, err := decode(r, document.entropy)
+	if err != nil {
+		return nil, err
+	}
+	return set(ctx, s.control, e, setEntropy)
+}
+
+func (s *Server) putSerial(ctx context.Context, r request) (any, error) {
+	v, err := decode(r, document.serial)
+	if err != nil {
+		return nil, err
+	}
+	return set(ctx, s.control, v, setSerial)
+}
+
+func (s *Server) putAction(ctx context.Context, r request) (any, error) {
+	a, err := decode(r, document.action)
+	if err != nil {
+		return nil, err
+	}
+	switch a.Type {
+	case "InstanceStart":
+		return nil, s.control.start(ctx)
+	case "FlushMetrics":
+		// There are no metrics yet, so they are flushed.
+		return nil, s.control.withMachine(ctx, func(_ context.Context, _ Machine, now State) (State, error) { return now, nil })
+	}
+	return nil, s.control.withMachine(ctx, func(ctx context.Context, m Machine, now State) (State, error) {
+		k, ok := m.(Keyboard)
+		if !ok {
+			return now, errdefs.ErrNotImplemented.WithMessage("action_type is SendCtrlAltDel: this microVM has no keyboard")
+		}
+		return now, k.SendCtrlAltDel(ctx)
+	})
+}
+
+func (s *Server) patchVM(ctx context.Context, r request) (any, error) {
+	v, err := decode(r, document.runState)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.control.withMachine(ctx, func(ctx context.Context, m Machine, _ State) (State, error) {
+		if v.State == "Paused" {
+			return Paused, m.Pause(ctx)
+		}
+		return Running, m.Resume(ctx)
+	})
+}
+
+func (s *Server) patchDrive(ctx context.Context, r request) (any, error) {
+	p, err := decode(r, document.drivePatch)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameID(r.id, p.DriveID); err != nil {
+		return nil, err
+	}
+	return nil, s.control.withMachine(ctx, func(ctx context.Context, m Machine, now State) (State, error) {
+		vm, _, _ := s.control.snapshot()
+		i := slices.IndexFunc(vm.Drives, func(d config.Drive) bool { return d.DriveID == p.DriveID })
+		if i < 0 {
+			return now, &config.FieldError{Field: "drive_id", Value: strconv.Quote(shorten(p.DriveID)), Want: "a drive of this microVM"}
+		}
+		u, ok := m.(DriveUpdater)
+		if !ok {
+			return now, errdefs.ErrNotImplemented.WithMessage("drives/" + p.DriveID + ": this microVM's drives cannot change while it runs")
+		}
+		path := p.PathOnHost
+		if path == "" {
+			path = vm.Drives[i].PathOnHost
+		}
+		if err := checkDrive(p.DriveID, path, vm.Drives[i].IsReadOnly); err != nil {
+			return now, err
+		}
+		return now, u.UpdateDrive(ctx, p.DriveID, path)
+	})
+}

@@ -1,0 +1,139 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/log"
+)
+
+// Server serves the API of one microVM. Its methods are safe for concurrent use.
+type Server struct {
+	opts    Options
+	control *control
+	http    *http.Server
+}
+
+// NewServer makes a server that does nothing yet.
+func NewServer(o Options) *Server {
+	s := &Server{opts: o, control: newControl(o.Boot)}
+	s.http = &http.Server{
+		Handler:                      s,
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            headerTimeout,
+		ReadTimeout:                  readTimeout,
+		WriteTimeout:                 writeTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     stdlog.New(logWriter{}, "", 0),
+	}
+	return s
+}
+
+// Serve answers on l until Close or Shutdown, after which it returns nil. It closes l.
+func (s *Server) Serve(l net.Listener) error {
+	limited := newConnLimit(l, maxConns)
+	s.http.ConnState = limited.connState
+	if err := s.http.Serve(limited); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("API: %w", err)
+	}
+	return nil
+}
+
+// Shutdown ends Serve: no new requests, and those under way have until ctx ends.
+func (s *Server) Shutdown(ctx context.Context) {
+	if s.http.Shutdown(ctx) != nil {
+		s.http.Close()
+	}
+}
+
+// Start boots the microVM as configured, as InstanceStart does.
+func (s *Server) Start(ctx context.Context) error { return s.control.start(ctx) }
+
+// ServeHTTP checks a request's form, has it routed, and writes the answer.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Server", "Firecracker API")
+	answer, err := s.serve(w, r)
+	if err != nil {
+		log.G(r.Context()).WithError(err).WithFields(log.Fields{"method": r.Method, "path": shorten(r.URL.Path)}).Info("API: request refused")
+		writeFault(w, err)
+		return
+	}
+	if answer == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	body, err := json.Marshal(answer)
+	if err != nil {
+		writeFault(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(body)
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) (any, error) {
+	h, id := route(r.Method, r.URL.Path)
+	if h == nil || !strings.HasPrefix(r.URL.Path, "/") || r.URL.RawQuery != "" {
+		return nil, fmt.Errorf("Invalid request method and/or path: %s %s.", shorten(r.Method), shorten(r.RequestURI))
+	}
+	if r.ContentLength > MaxBody {
+		return nil, tooLargeError{}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, tooLargeError{}
+	case err != nil:
+		return nil, fmt.Errorf("the request's body did not arrive: %w", err)
+	case r.Method == http.MethodGet && len(body) > 0:
+		return nil, errors.New("GET request cannot have a body.")
+	case r.Method != http.MethodGet && len(body) == 0:
+		return nil, fmt.Errorf("Empty %s request.", r.Method)
+	}
+	answer, err := h(s, r.Context(), request{method: r.Method, id: id, body: body})
+	return answer, err
+}
+
+type tooLargeError struct{}
+
+func (tooLargeError) Error() string {
+	return fmt.Sprintf("the request's body is larger than the %d bytes allowed", MaxBody)
+}
+
+// fault is the body of a refusal.
+type fault struct {
+	Message string `json:"fault_message"`
+}
+
+func writeFault(w http.ResponseWriter, err error) {
+	status := http.StatusBadRequest
+	if errors.As(err, &tooLargeError{}) {
+		status = http.StatusRequestEntityTooLarge
+	}
+	msg := err.Error()
+	var de *decodeError
+	if errors.As(err, &de) {
+		msg = "An error occurred when deserializing the json body of a request: " + msg
+	}
+	body, _ := json.Marshal(fault{msg}) // a string always marshals
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(body)
+}
+
+// logWriter has net/http's own complaints logged like everything else.
+type logWriter struct{}
+
+func (logWriter) Write(p []byte) (int, error) {
+	log.L.Warn("API: " + strings.TrimSpace(string(p)))
+	return len(p), nil
+}

@@ -1,0 +1,278 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+func TestRequests(t *testing.T) {
+	const (
+		kernel = `{"kernel_image_path": "$D/vmlinux"}`
+		drive  = `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false}`
+		fs     = `{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}`
+		long   = `"0123456789012345678901234567890123456"`
+	)
+	tests := []struct {
+		method, path, body string
+		fault              string // part of the message; "" for success before the start
+		after              string // the same after the start
+	}{
+		{"PUT", "/machine-config", `{"vcpu_count": 2, "mem_size_mib": 256}`, "", afterStart},
+		{"PUT", "/machine-config", `{"vcpu_count": 32, "mem_size_mib": 64, "smt": false, "cpu_template": "None", "track_dirty_pages": false, "huge_pages": "None"}`, "", afterStart},
+		{"PUT", "/machine-config", `{"vcpu_count": 2, "mem_size_mib": 256, "cpu_template": null, "smt": null}`, "", afterStart},
+		{"PUT", "/machine-config", `{"vcpu_count": 0, "mem_size_mib": 256}`, "vcpu_count is 0: want 1 to 32", "vcpu_count"},
+		{"PUT", "/machine-config", `{"vcpu_count": 33, "mem_size_mib": 256}`, "vcpu_count is 33", "vcpu_count"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 63}`, "mem_size_mib is 63: want 64", "mem_size_mib"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1}`, "missing field `mem_size_mib` at line 1 column 18", "mem_size_mib"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": null}`, "missing field `mem_size_mib`", "mem_size_mib"},
+		{"PUT", "/machine-config", `{"vcpu_count": "1", "mem_size_mib": 64}`, `vcpu_count is "1": want an integer at line 1 column 16`, "vcpu_count"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1.5, "mem_size_mib": 64}`, "vcpu_count is 1.5: want an integer", "vcpu_count"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1e999, "mem_size_mib": 64}`, "vcpu_count is 1e999", "vcpu_count"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "vcpu_count": 2, "mem_size_mib": 64}`, "duplicate field `vcpu_count`", "duplicate"},
+		{"PUT", "/machine-config", `{"VCPU_count": 1, "mem_size_mib": 64}`, "unknown field `VCPU_count`, expected one of", "VCPU_count"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "smt": true}`, "smt is true", "smt"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "smt": 1}`, "smt is 1: want true or false", "smt"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "T2"}`, `cpu_template is "T2": want null`, "cpu_template"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "2M"}`, `huge_pages is "2M"`, "huge_pages"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "track_dirty_pages": true}`, "track_dirty_pages is true", "track_dirty_pages"},
+		{"PUT", "/machine-config", "", "Empty PUT request.", "Empty PUT"},
+		{"PUT", "/machine-config", "{", "line 1 column 2", "unexpected end"},
+		{"PUT", "/machine-config", "{\n  \"vcpu_count\": x}", "invalid character 'x' looking for beginning of value at line 2 column 17", "column 17"},
+		{"PUT", "/machine-config", "[]", "want an object", "object"},
+		{"PUT", "/machine-config", "null", "want an object", "object"},
+		{"PUT", "/machine-config", "{} {}", "invalid character '{' after top-level value at line 1 column 4", "top-level"},
+		{"PUT", "/machine-config", "{\"a\xff\": 1}", "invalid UTF-8 at line 1 column 4", "UTF-8"},
+		{"PATCH", "/machine-config", `{"mem_size_mib": 512}`, "", afterStart},
+		{"PATCH", "/machine-config", `{"mem_size_mib": 1}`, "mem_size_mib is 1", "mem_size_mib"},
+		{"PATCH", "/machine-config", `{"nope": 1}`, "unknown field `nope`", "nope"},
+		{"PATCH", "/machine-config", ``, "Empty PATCH request.", "Empty PATCH"},
+
+		{"PUT", "/boot-source", kernel, "", afterStart},
+		{"PUT", "/boot-source", `{"kernel_image_path": "$D/vmlinux", "initrd_path": "$D/initrd", "boot_args": "quiet"}`, "", afterStart},
+		{"PUT", "/boot-source", `{"kernel_image_path": "$D/vmlinux", "initrd_path": null, "boot_args": null}`, "", afterStart},
+		{"PUT", "/boot-source", `{}`, "missing field `kernel_image_path`", "kernel_image_path"},
+		{"PUT", "/boot-source", `{"kernel_image_path": ""}`, "kernel_image_path is missing", "kernel_image_path"},
+		{"PUT", "/boot-source", `{"kernel_image_path": "/nope"}`, `kernel_image_path is "/nope": want a readable file (no such file or directory)`, afterStart},
+		{"PUT", "/boot-source", `{"kernel_image_path": "/"}`, "kernel_image_path", afterStart},
+		{"PUT", "/boot-source", `{"kernel_image_path": "$D/vmlinux", "initrd_path": "/nope"}`, "initrd_path", afterStart},
+		{"PUT", "/boot-source", `{"kernel_image_path": "$D/vmlinux", "boot_args": "a\nb"}`, "boot_args", "boot_args"},
+
+		{"PUT", "/drives/a", drive, "", afterStart},
+		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": true, "is_read_only": true, "partuuid": null,
+			"cache_type": "Writeback", "io_engine": "Sync", "rate_limiter": null, "socket": null}`, "", afterStart},
+		{"PUT", "/drives/b", drive, "The id from the path [b] does not match the id from the body [a]!", "does not match"},
+		{"PUT", "/drives/", drive, "The ID cannot be empty.", "empty"},
+		{"PUT", "/drives/a-b", `{"drive_id": "a-b", "path_on_host": "$D/disk", "is_root_device": false}`, `drive_id is "a-b"`, "drive_id"},
+		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "/nope", "is_root_device": false}`, `drives/a/path_on_host is "/nope"`, afterStart},
+		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "/dev/null", "is_root_device": false}`, "drives/a/path_on_host", afterStart},
+		{"PUT", "/drives/a", `{"drive_id": "a", "is_root_device": false}`, "drives/a/path_on_host is missing", "path_on_host"},
+		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk"}`, "missing field `is_root_device`", "is_root_device"},
+		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "cache_type": "x"}`, "drives/a/cache_type", "cache_type"},
+		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "io_engine": "Async"}`, "drives/a/io_engine", "io_engine"},
+		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "rate_limiter": {"ops": {"size": 1, "refill_time": 1}}}`, "rate_limiter is", "rate_limiter"},
+		{"PATCH", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/data"}`, beforeStart, "a drive of this microVM"},
+		{"PATCH", "/drives/a", `{"path_on_host": "$D/data"}`, "missing field `drive_id`", "drive_id"},
+		{"PATCH", "/drives/a", `{"drive_id": "b"}`, "does not match", "does not match"},
+
+		{"PUT", "/filesystems/s", fs, "", afterStart},
+		{"PUT", "/filesystems/t", fs, "does not match", "does not match"},
+		{"PUT", "/filesystems/s", `{"fs_id": "s", "tag": "", "path_on_host": "$D/shared"}`, "filesystems/s/tag is missing", "tag"},
+		{"PUT", "/filesystems/s", `{"fs_id": "s", "tag": ` + long + `, "path_on_host": "$D/shared"}`, "1 to 36 bytes", "tag"},
+		{"PUT", "/filesystems/s", `{"fs_id": "s", "tag": "t", "path_on_host": "$D/disk"}`, "want a folder", afterStart},
+		{"PUT", "/filesystems/s", `{"fs_id": "s", "tag": "t", "path_on_host": "/nope"}`, "want a folder (no such file", afterStart},
+
+		{"PUT", "/vsock", `{"guest_cid": 3, "uds_path": "$D/v.sock"}`, "", afterStart},
+		{"PUT", "/vsock", `{"vsock_id": "x", "guest_cid": 4294967294, "uds_path": "$D/v.sock"}`, "", afterStart},
+		{"PUT", "/vsock", `{"guest_cid": 2, "uds_path": "$D/v.sock"}`, "guest_cid is 2: want 3 to 4294967294", "guest_cid"},
+		{"PUT", "/vsock", `{"guest_cid": -1, "uds_path": "$D/v.sock"}`, "guest_cid is -1: want an integer from 0 to 4294967295", "guest_cid"},
+		{"PUT", "/vsock", `{"guest_cid": 3}`, "missing field `uds_path`", "uds_path"},
+		{"PUT", "/vsock", `{"guest_cid": 3, "uds_path": "/nope/v"}`, "uds_path", afterStart},
+		{"PUT", "/vsock", `{"guest_cid": 3, "uds_path": "$D/disk"}`, "uds_path", afterStart},
+
+		{"PUT", "/entropy", `{}`, "", afterStart},
+		{"PUT", "/entropy", `{"rate_limiter": null}`, "", afterStart},
+		{"PUT", "/entropy", `{"x": 1}`, "unknown field `x`, expected one of none", "unknown"},
+		{"PUT", "/serial", `{"serial_out_path": "$D/console", "max_bytes": 4096}`, "", afterStart},
+		{"PUT", "/serial", `{"serial_out_path": "$D"}`, "serial_out_path", afterStart},
+		{"PUT", "/serial", `{"serial_out_path": "/nope/console"}`, "serial_out_path", afterStart},
+		{"PUT", "/serial", `{"max_bytes": -1}`, "max_bytes", "max_bytes"},
+
+		{"PUT", "/actions", `{"action_type": "InstanceStart"}`, noKernel, afterStart},
+		{"PUT", "/actions", `{"action_type": "FlushMetrics"}`, beforeStart, ""},
+		{"PUT", "/actions", `{"action_type": "SendCtrlAltDel"}`, beforeStart, "no keyboard"},
+		{"PUT", "/actions", `{"action_type": "Halt"}`, `action_type is "Halt": want InstanceStart or`, "action_type"},
+		{"PUT", "/actions", `{}`, "missing field `action_type`", "action_type"},
+		{"PATCH", "/vm", `{"state": "Paused"}`, beforeStart, ""},
+		{"PATCH", "/vm", `{"state": "Resumed"}`, beforeStart, ""},
+		{"PATCH", "/vm", `{"state": "paused"}`, `state is "paused": want Paused or Resumed`, "state"},
+
+		{"GET", "/", "", "", ""},
+		{"GET", "/version", "", "", ""},
+		{"GET", "/machine-config", "", "", ""},
+		{"GET", "/vm/config", "", "", ""},
+		{"GET", "/", "{}", "GET request cannot have a body.", "GET request"},
+
+		{"GET", "/boot-source", "", "Invalid request method and/or path: GET /boot-source.", "Invalid request"},
+		{"PUT", "/", "{}", "Invalid request", "Invalid request"},
+		{"GET", "/vm", "", "Invalid request", "Invalid request"},
+		{"GET", "/vm/", "", "Invalid request", "Invalid request"},
+		{"GET", "/version/", "", "Invalid request", "Invalid request"},
+		{"GET", "//version", "", "Invalid request", "Invalid request"},
+		{"GET", "/version?x=1", "", "Invalid request", "Invalid request"},
+		{"PUT", "/drives", drive, "Invalid request", "Invalid request"},
+		{"DELETE", "/drives/a", "", "Invalid request", "Invalid request"},
+		{"POST", "/actions", `{"action_type": "InstanceStart"}`, "Invalid request", "Invalid request"},
+		{"OPTIONS", "*", "", "Invalid request", "Invalid request"},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0"}`, "Invalid request", "Invalid request"},
+	}
+	for _, started := range []bool{false, true} {
+		for i, tt := range tests {
+			t.Run(fmt.Sprintf("%d %s %s started=%v", i, tt.method, tt.path, started), func(t *testing.T) {
+				b := newBench(t)
+				want := tt.fault
+				if started {
+					b.start(t)
+					want = tt.after
+				}
+				before := b.must(t, "GET", "/vm/config", "")
+				status, answer := b.do(tt.method, tt.path, tt.body)
+				if want == "" {
+					wantStatus := 204
+					if tt.method == "GET" {
+						wantStatus = 200
+					}
+					if status != wantStatus || (status == 204) != (answer == "") {
+						t.Fatalf("got %d %s, want %d", status, answer, wantStatus)
+					}
+					return
+				}
+				if msg := faultOf(t, answer); status != 400 || !strings.Contains(msg, want) {
+					t.Errorf("got %d %s, want 400 with %q", status, msg, want)
+				}
+				if after := b.must(t, "GET", "/vm/config", ""); after != before {
+					t.Errorf("a refused request changed %s to %s", before, after)
+				}
+			})
+		}
+	}
+}
+
+func TestConfigurationIsWhatBoots(t *testing.T) {
+	b := newBench(t)
+	b.must(t, "PUT", "/machine-config", `{"vcpu_count": 2, "mem_size_mib": 256}`)
+	b.must(t, "PATCH", "/machine-config", `{"mem_size_mib": 512}`)
+	b.must(t, "PUT", "/boot-source", `{"kernel_image_path": "$D/vmlinux", "boot_args": ""}`)
+	b.must(t, "PUT", "/drives/data", `{"drive_id": "data", "path_on_host": "$D/data", "is_root_device": false}`)
+	b.must(t, "PUT", "/drives/root", `{"drive_id": "root", "path_on_host": "$D/data", "is_root_device": true, "is_read_only": true}`)
+	b.must(t, "PUT", "/drives/root", `{"drive_id": "root", "path_on_host": "$D/disk", "is_root_device": true, "is_read_only": true}`)
+	b.must(t, "PUT", "/filesystems/s", `{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}`)
+	b.must(t, "PUT", "/vsock", `{"guest_cid": 3, "uds_path": "$D/v.sock"}`)
+	b.must(t, "PUT", "/entropy", `{}`)
+	b.must(t, "PUT", "/serial", `{"serial_out_path": "$D/console"}`)
+	for path, body := range map[string]string{
+		"/drives/root2":  `{"drive_id": "root2", "path_on_host": "$D/disk", "is_root_device": true}`,
+		"/filesystems/t": `{"fs_id": "t", "tag": "shared", "path_on_host": "$D/shared"}`,
+	} {
+		if status, answer := b.do("PUT", path, body); status != 400 {
+			t.Errorf("PUT %s beside its like: %d %s", path, status, answer)
+		}
+	}
+
+	args := ""
+	want := config.VM{
+		Machine:    config.Machine{VCPUCount: 2, MemSizeMiB: 512, HugePages: "None"},
+		BootSource: &config.BootSource{KernelImagePath: b.dir + "/vmlinux", BootArgs: &args},
+		Drives: []config.Drive{
+			{DriveID: "root", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync"},
+			{DriveID: "data", PathOnHost: b.dir + "/data", CacheType: "Unsafe", IOEngine: "Sync"},
+		},
+		Filesystems: []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
+		Vsock:       &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
+		Entropy:     &config.Entropy{},
+		Serial:      &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
+	}
+	var shown config.VM
+	if err := json.Unmarshal([]byte(b.must(t, "GET", "/vm/config", "")), &shown); err != nil || !reflect.DeepEqual(shown, want) {
+		t.Errorf("GET /vm/config gave %+v (%v), want %+v", shown, err, want)
+	}
+	b.must(t, "PUT", "/actions", `{"action_type": "InstanceStart"}`)
+	if len(b.booted) != 1 || !reflect.DeepEqual(b.booted[0], want) {
+		t.Errorf("booted %+v, want %+v", b.booted, want)
+	}
+}
+
+func TestLife(t *testing.T) {
+	b := newBench(t)
+	m := &richMachine{}
+	b.machine = m
+	state := func() State {
+		var i Info
+		if err := json.Unmarshal([]byte(b.must(t, "GET", "/", "")), &i); err != nil || i.ID != "vm-1" || i.VMMVersion != "1.2.3" || i.AppName != AppName {
+			t.Fatalf("GET / gave %+v, %v", i, err)
+		}
+		return i.State
+	}
+	want := func(s State) {
+		t.Helper()
+		if got := state(); got != s {
+			t.Fatalf("state is %q, want %q", got, s)
+		}
+	}
+	if v := b.must(t, "GET", "/version", ""); v != `{"firecracker_version":"1.2.3"}` {
+		t.Errorf("version: %s", v)
+	}
+	want(NotStarted)
+	b.must(t, "PUT", "/boot-source", `{"kernel_image_path": "$D/vmlinux"}`)
+	b.must(t, "PUT", "/drives/d", `{"drive_id": "d", "path_on_host": "$D/disk", "is_root_device": true}`)
+
+	b.bootErr = errFake
+	if status, answer := b.do("PUT", "/actions", `{"action_type": "InstanceStart"}`); status != 400 || faultOf(t, answer) != errFake.Error() {
+		t.Fatalf("a start that fails gave %d %s", status, answer)
+	}
+	want(NotStarted)
+	b.bootErr = nil
+	b.must(t, "PUT", "/actions", `{"action_type": "InstanceStart"}`)
+	want(Running)
+
+	b.must(t, "PATCH", "/vm", `{"state": "Paused"}`)
+	want(Paused)
+	m.err = errFake
+	if status, answer := b.do("PATCH", "/vm", `{"state": "Resumed"}`); status != 400 || faultOf(t, answer) != errFake.Error() {
+		t.Fatalf("a resume that fails gave %d %s", status, answer)
+	}
+	want(Paused)
+	m.err = nil
+	b.must(t, "PATCH", "/vm", `{"state": "Resumed"}`)
+	want(Running)
+	if m.pauses != 1 || m.resumes != 2 {
+		t.Errorf("%d pauses, %d resumes", m.pauses, m.resumes)
+	}
+
+	b.must(t, "PUT", "/actions", `{"action_type": "SendCtrlAltDel"}`)
+	b.must(t, "PATCH", "/drives/d", `{"drive_id": "d", "path_on_host": "$D/data"}`)
+	if m.keys != 1 || m.drive != "d="+b.dir+"/data" {
+		t.Errorf("the machine saw %d keys and drive %q", m.keys, m.drive)
+	}
+	if status, answer := b.do("PATCH", "/drives/d", `{"drive_id": "d", "path_on_host": "/nope"}`); status != 400 || !strings.Contains(faultOf(t, answer), "path_on_host") {
+		t.Errorf("a patch to no file gave %d %s", status, answer)
+	}
+	if len(b.booted) != 1 {
+		t.Errorf("booted %d times", len(b.booted))
+	}
+}
+
+func TestBodyTooLarge(t *testing.T) {
+	b := newBench(t)
+	body := func(n int) string { return `{"boot_args": "` + strings.Repeat("x", n-17) + `"}` }
+	if status, answer := b.do("PUT", "/boot-source", body(MaxBody)); status != 400 {
+		t.Errorf("%d bytes: %d %s", MaxBody, status, answer)
+	}
+	if status, answer := b.do("PUT", "/boot-source", body(MaxBody+1)); status != 413 || !strings.Contains(faultOf(t, answer), "51200") {
+		t.Errorf("%d bytes: %d %s", MaxBody+1, status, answer)
+	}
+}

@@ -1,0 +1,63 @@
+package api
+
+import (
+	"slices"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// The functions below put one checked part into a description, after a look at the host.
+
+func setBootSource(vm *config.VM, b *config.BootSource) error {
+	vm.BootSource = b
+	return checkBootSource(b)
+}
+
+// setDrive replaces the drive of the same id, or adds it: the root device first, so that it is the guest's first disk.
+func setDrive(vm *config.VM, d config.Drive) error {
+	root := slices.IndexFunc(vm.Drives, func(old config.Drive) bool { return old.IsRootDevice && old.DriveID != d.DriveID })
+	if d.IsRootDevice && root >= 0 {
+		want := "false: drive \"" + vm.Drives[root].DriveID + "\" is the root device already"
+		return &config.FieldError{Field: "drives/" + d.DriveID + "/is_root_device", Value: "true", Want: want}
+	}
+	i := slices.IndexFunc(vm.Drives, func(old config.Drive) bool { return old.DriveID == d.DriveID })
+	if i >= 0 && vm.Drives[i].IsRootDevice != d.IsRootDevice {
+		vm.Drives = slices.Delete(vm.Drives, i, i+1)
+		i = -1
+	}
+	switch {
+	case i >= 0:
+		vm.Drives[i] = d
+	case d.IsRootDevice:
+		vm.Drives = slices.Insert(vm.Drives, 0, d)
+	default:
+		vm.Drives = append(vm.Drives, d)
+	}
+	return checkDrive(d.DriveID, d.PathOnHost, d.IsReadOnly)
+}
+
+// setFilesystem replaces the filesystem of the same id, or adds it.
+func setFilesystem(vm *config.VM, f config.Filesystem) error {
+	i := slices.IndexFunc(vm.Filesystems, func(old config.Filesystem) bool { return old.FSID == f.FSID })
+	if i >= 0 {
+		vm.Filesystems[i] = f
+	} else {
+		vm.Filesystems = append(vm.Filesystems, f)
+	}
+	return checkFilesystem(&f)
+}
+
+func setVsock(vm *config.VM, v *config.Vsock) error {
+	vm.Vsock = v
+	return checkVsock(v)
+}
+
+func setEntropy(vm *config.VM, e *config.Entropy) error {
+	vm.Entropy = e
+	return nil
+}
+
+func setSerial(vm *config.VM, s *config.Serial) error {
+	vm.Serial = s
+	return checkSerial(s)
+}
