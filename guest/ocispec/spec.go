@@ -1,0 +1,113 @@
+// Package ocispec turns an OCI runtime spec that the shim has rewritten for the guest into what libcontainer takes.
+//
+// What a VM of its own changes, and nothing else, is decided here. Such decisions are:
+//   - The network namespace is the guest's own: the VM is the boundary. net.* sysctls thus apply to the guest.
+//   - AppArmor profiles and SELinux labels name policies of the host, which the guest's kernel has not loaded: they are left out.
+//   - cgroupsPath names a place on the host: in the guest each container has a cgroup named after its id.
+//   - Hooks run on the host; the shim has taken them out, and a spec that still has some is refused.
+//   - oomScoreAdj defaults to 0, for the agent's own, which a container would inherit, is -1000.
+package ocispec
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Container is a container's configuration.
+type Container struct {
+	// Config is libcontainer's.
+	Config *configs.Config
+	// Process is the init process as the spec has it.
+	Process *specs.Process
+	// NetSysctls are to be set in the guest itself, by name ("net.ipv4.ip_forward").
+	NetSysctls map[string]string
+}
+
+// invalid makes an error of class InvalidArgument that begins with the field's name.
+func invalid(field, format string, args ...any) error {
+	return fmt.Errorf("%s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+}
+
+// Parse reads a spec. The container's cgroup is that of its id.
+func Parse(id string, b []byte) (*Container, error) {
+	var spec specs.Spec
+	if err := json.Unmarshal(b, &spec); err != nil {
+		return nil, invalid("spec", "%v", err)
+	}
+	return Convert(id, &spec)
+}
+
+// Convert does the same with a spec that it may change.
+func Convert(id string, spec *specs.Spec) (*Container, error) {
+	if err := CheckProcess(spec.Process); err != nil {
+		return nil, err
+	}
+	switch {
+	case spec.Root == nil || spec.Root.Path == "":
+		return nil, invalid("root.path", "a container needs a root file system")
+	case !filepath.IsAbs(spec.Root.Path):
+		return nil, invalid("root.path", "%q is not absolute", spec.Root.Path)
+	case hasHooks(spec.Hooks):
+		return nil, invalid("hooks", "hooks run on the host, not in the guest")
+	}
+	if spec.Linux == nil {
+		spec.Linux = &specs.Linux{}
+	}
+	c := &Container{Process: spec.Process}
+	linux := spec.Linux
+	linux.CgroupsPath = "/" + id
+	linux.MountLabel = ""
+	if linux.IntelRdt != nil {
+		return nil, invalid("linux.intelRdt", "a guest has no resctrl")
+	}
+	namespaces := linux.Namespaces[:0]
+	for _, ns := range linux.Namespaces {
+		if ns.Type != specs.NetworkNamespace {
+			namespaces = append(namespaces, ns)
+		}
+	}
+	linux.Namespaces = namespaces
+	for name, value := range linux.Sysctl {
+		if !strings.HasPrefix(name, "net.") {
+			continue
+		}
+		if c.NetSysctls == nil {
+			c.NetSysctls = map[string]string{}
+		}
+		c.NetSysctls[name] = value
+		delete(linux.Sysctl, name)
+	}
+	clearLabels(spec.Process)
+	if spec.Process.OOMScoreAdj == nil {
+		spec.Process.OOMScoreAdj = new(int)
+	}
+	var err error
+	c.Config, err = specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
+	if err != nil {
+		return nil, fmt.Errorf("spec: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return c, nil
+}
+
+func hasHooks(h *specs.Hooks) bool {
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 //nolint:staticcheck // prestart is deprecated, and refused
+}
+
+// SysctlPath is the file of a sysctl below /proc/sys, for which slashes and dots both separate.
+func SysctlPath(name string) (string, error) {
+	path := name
+	if !strings.Contains(name, "/") { // else dots belong to names, as in net/ipv4/conf/eth0.1/forwarding
+		path = strings.ReplaceAll(name, ".", "/")
+	}
+	if !filepath.IsLocal(path) {
+		return "", invalid("linux.sysctl", "%q is no name of a sysctl", name)
+	}
+	return filepath.Join("/proc/sys", path), nil
+}
