@@ -1,0 +1,23 @@
+// Command containerd-shim-fc-v2 is the containerd runtime io.containerd.fc.v2: containers in microVMs.
+package main
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/plugin/registry"
+
+	fcshim "github.com/fcshim/containerd-shim-fc-v2/pkg/shim"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	registry.Register(fcshim.TaskPlugin())
+	shim.RunShim(context.Background(), fcshim.NewManager(version), func(c *shim.Config) {
+		// os/exec waits for fc-vmm, the only child; a reaper that waits for any would take its exit away.
+		c.NoReaper = true
+		c.NoSubreaper = true
+	})
+}

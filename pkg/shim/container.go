@@ -1,0 +1,337 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	eventstypes "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
+)
+
+const (
+	// agentTimeout bounds the agent's answers, but for Wait's.
+	agentTimeout = 30 * time.Second
+	// killTimeout is how long a container may outlive a SIGKILL before its VM is killed.
+	killTimeout = 20 * time.Second
+)
+
+// container is an OCI container in the pod's VM.
+type container struct {
+	id, bundle string
+	vm         *vm
+	init       *process
+	events     *eventQueue
+	buffers    *sync.Pool
+
+	mu       sync.Mutex
+	execs    map[string]*process
+	ending   bool // init has exited: no exec may start any more
+	paused   bool
+	oomKills uint64
+	guarded  bool // a guard watches over a SIGKILL
+}
+
+// ask bounds a call of the agent's and gives its error a class.
+func ask[Req, Resp any](ctx context.Context, method string, call func(context.Context, Req) (Resp, error), req Req) (Resp, error) {
+	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+	defer cancel()
+	resp, err := call(ctx, req)
+	if err != nil {
+		if ctx.Err() == context.DeadlineExceeded {
+			err = fmt.Errorf("no answer within %v: %w", agentTimeout, context.DeadlineExceeded)
+		} else {
+			err = errgrpc.ToNative(err)
+		}
+		return resp, fmt.Errorf("guest agent, %s: %w", method, err)
+	}
+	return resp, nil
+}
+
+// process finds the init process (an empty id) or an exec.
+func (c *container) process(execID string) (*process, error) {
+	if execID == "" {
+		return c.init, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.execs[execID]
+	if !ok {
+		return nil, fmt.Errorf("exec %s of container %s: %w", execID, c.id, errdefs.ErrNotFound)
+	}
+	return p, nil
+}
+
+// addExec takes down a process to be run by start. Nothing happens in the guest before that.
+func (c *container) addExec(p *process) error {
+	if err := c.reserveExec(p); err != nil {
+		return err
+	}
+	c.events.send(&eventstypes.TaskExecAdded{ContainerID: c.id, ExecID: p.execID})
+	return nil
+}
+
+func (c *container) reserveExec(p *process) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.execs[p.execID]; ok {
+		return fmt.Errorf("exec %s of container %s: %w", p.execID, c.id, errdefs.ErrAlreadyExists)
+	}
+	if c.ending || c.init.state().status != task.Status_RUNNING {
+		return fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	c.execs[p.execID] = p
+	return nil
+}
+
+func (c *container) start(ctx context.Context, p *process) error {
+	p.lifecycle.Lock()
+	defer p.lifecycle.Unlock()
+	if p == c.init {
+		if err := p.begin(); err != nil {
+			return err
+		}
+		if _, err := ask(ctx, "Start", c.vm.agent.Start, &agentpb.StartRequest{ContainerId: c.id}); err != nil {
+			p.unbegin()
+			return err
+		}
+		c.events.send(&eventstypes.TaskStart{ContainerID: c.id, Pid: p.state().pid})
+		return nil
+	}
+	c.mu.Lock()
+	if c.ending {
+		c.mu.Unlock()
+		return fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	err := p.begin()
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := c.startExec(ctx, p); err != nil {
+		p.end(255, time.Now())
+		close(p.exited)
+		if io := p.stdio(); io != nil {
+			io.close()
+		}
+		return err
+	}
+	c.events.send(&eventstypes.TaskExecStarted{ContainerID: c.id, ExecID: p.execID, Pid: p.state().pid})
+	go c.watch(context.WithoutCancel(ctx), p)
+	return nil
+}
+
+func (c *container) startExec(ctx context.Context, p *process) error {
+	io, err := openStdio(ctx, p.paths, c.vm.streams)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.io, p.pid = io, uint32(c.vm.process.pid())
+	width, height := p.width, p.height
+	p.mu.Unlock()
+	io.attach(c.buffers)
+	if _, err := ask(ctx, "Exec", c.vm.agent.Exec, &agentpb.ExecRequest{ContainerId: c.id, ExecId: p.execID, Process: p.spec, Streams: &io.streams}); err != nil {
+		return err
+	}
+	if _, err := ask(ctx, "Start", c.vm.agent.Start, &agentpb.StartRequest{ContainerId: c.id, ExecId: p.execID}); err != nil {
+		_, _ = ask(context.WithoutCancel(ctx), "Delete", c.vm.agent.Delete, &agentpb.DeleteRequest{ContainerId: c.id, ExecId: p.execID})
+		return err
+	}
+	if width != 0 && height != 0 {
+		return c.resizeNow(ctx, p, width, height)
+	}
+	return nil
+}
+
+// watch waits for a process's end, for its output's, and then makes both known.
+func (c *container) watch(ctx context.Context, p *process) {
+	status, alive := c.awaitExit(ctx, p)
+	at := time.Now()
+	stall := drainTimeout
+	if !alive {
+		stall = deadDrainTimeout
+	}
+	p.stdio().drain(ctx, stall)
+	if p == c.init {
+		c.awaitExecs(stall)
+	}
+	c.finish(ctx, p, status, at)
+}
+
+// awaitExit returns the exit status, and whether the VM lives on. The time of the exit is this host's: the guest's clock
+// proves nothing.
+func (c *container) awaitExit(ctx context.Context, p *process) (status uint32, alive bool) {
+	resp, err := c.vm.agent.Wait(ctx, &agentpb.WaitRequest{ContainerId: c.id, ExecId: p.execID})
+	if err == nil {
+		return min(resp.GetExitStatus(), 255), true
+	}
+	logger := log.G(ctx).WithFields(log.Fields{"container": c.id, "exec": p.execID})
+	select {
+	case <-c.vm.ended:
+	case <-time.After(partingTimeout + time.Second):
+		logger.WithError(errgrpc.ToNative(err)).Error("the guest's agent cannot say how a process ended: its VM is killed")
+		c.vm.kill()
+	}
+	logger.WithError(c.vm.cause).Warn("a process has ended with its VM")
+	return exitKilled, false
+}
+
+// awaitExecs has the exits of all execs made known before init's: the guest has killed them with init.
+func (c *container) awaitExecs(stall time.Duration) {
+	c.mu.Lock()
+	c.ending = true
+	execs := make([]*process, 0, len(c.execs))
+	for _, p := range c.execs {
+		if p.state().status == task.Status_RUNNING {
+			execs = append(execs, p)
+		}
+	}
+	c.mu.Unlock()
+	deadline := time.After(stall + time.Second)
+	for _, p := range execs {
+		select {
+		case <-p.exited:
+			continue
+		case <-deadline:
+		}
+		break
+	}
+	for _, p := range execs {
+		c.finish(context.Background(), p, exitKilled, time.Now()) // nothing happens to those that have been made known
+	}
+}
+
+func (c *container) finish(ctx context.Context, p *process, status uint32, at time.Time) {
+	p.lifecycle.Lock()
+	defer p.lifecycle.Unlock()
+	if !p.end(status, at) {
+		return
+	}
+	p.stdio().close()
+	id := p.execID
+	if p == c.init {
+		id = c.id
+		if err := writeExit(c.bundle, p.state()); err != nil {
+			log.G(ctx).WithError(err).Warn("cannot note the exit status in the bundle")
+		}
+	}
+	c.events.send(&eventstypes.TaskExit{ContainerID: c.id, ID: id, Pid: p.state().pid, ExitStatus: status, ExitedAt: timestamppb.New(at)})
+	close(p.exited)
+}
+
+func (c *container) kill(ctx context.Context, p *process, signal uint32, all bool) error {
+	st := p.state()
+	switch {
+	case st.status == task.Status_STOPPED:
+		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
+	case p != c.init && st.status == task.Status_CREATED:
+		return fmt.Errorf("exec %s has not been started: %w", p.execID, errdefs.ErrFailedPrecondition)
+	}
+	_, err := ask(ctx, "Kill", c.vm.agent.Kill, &agentpb.KillRequest{ContainerId: c.id, ExecId: p.execID, Signal: signal, All: all})
+	if p != c.init || signal != uint32(unix.SIGKILL) {
+		return err
+	}
+	// Nothing in the guest may evade a SIGKILL.
+	if err != nil && (errors.Is(err, context.DeadlineExceeded) || errdefs.IsUnavailable(err)) {
+		log.G(ctx).WithError(err).Warn("the guest's agent did not take a SIGKILL: the VM is killed")
+		c.vm.kill()
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil && !c.guarded {
+		c.guarded = true
+		go c.guardKill(context.WithoutCancel(ctx))
+	}
+	return err
+}
+
+func (c *container) guardKill(ctx context.Context) {
+	select {
+	case <-c.init.exited:
+	case <-c.vm.ended:
+	case <-time.After(killTimeout):
+		log.G(ctx).Warnf("the container %s outlived a SIGKILL by %v: its VM is killed", c.id, killTimeout)
+		c.vm.kill()
+	}
+}
+
+func (c *container) resize(ctx context.Context, p *process, width, height uint32) error {
+	if !p.paths.Terminal {
+		return fmt.Errorf("the process has no terminal: %w", errdefs.ErrFailedPrecondition)
+	}
+	p.mu.Lock()
+	st := p.status
+	if st == task.Status_CREATED && p != c.init {
+		p.width, p.height = width, height
+	}
+	p.mu.Unlock()
+	switch {
+	case st == task.Status_STOPPED:
+		return nil // as runc: the client's window may outlive the process
+	case st == task.Status_CREATED && p != c.init:
+		return nil
+	}
+	return c.resizeNow(ctx, p, width, height)
+}
+
+func (c *container) resizeNow(ctx context.Context, p *process, width, height uint32) error {
+	_, err := ask(ctx, "ResizePty", c.vm.agent.ResizePty, &agentpb.ResizePtyRequest{ContainerId: c.id, ExecId: p.execID, Width: width, Height: height})
+	return err
+}
+
+func (c *container) setPaused(ctx context.Context, paused bool) (err error) {
+	if c.init.state().status != task.Status_RUNNING {
+		return fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	var event any = &eventstypes.TaskResumed{ContainerID: c.id}
+	if paused {
+		event = &eventstypes.TaskPaused{ContainerID: c.id}
+		_, err = ask(ctx, "Pause", c.vm.agent.Pause, &agentpb.PauseRequest{ContainerId: c.id})
+	} else {
+		_, err = ask(ctx, "Resume", c.vm.agent.Resume, &agentpb.ResumeRequest{ContainerId: c.id})
+	}
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.paused = paused
+	c.mu.Unlock()
+	c.events.send(event)
+	return nil
+}
+
+// removeExec forgets an exec that does not run.
+func (c *container) removeExec(ctx context.Context, p *process) error {
+	if p.state().status == task.Status_RUNNING {
+		return fmt.Errorf("exec %s is running: %w", p.execID, errdefs.ErrFailedPrecondition)
+	}
+	if p.state().status == task.Status_STOPPED {
+		_, err := ask(ctx, "Delete", c.vm.agent.Delete, &agentpb.DeleteRequest{ContainerId: c.id, ExecId: p.execID})
+		if err != nil && !errdefs.IsNotFound(err) {
+			log.G(ctx).WithError(err).Debug("the guest's agent did not forget an exec")
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.execs, p.execID)
+	return nil
+}
+
+// oom takes note of an OOM kill in the container.
+func (c *container) oom() {
+	c.mu.Lock()
+	c.oomKills++
+	c.mu.Unlock()
+	c.events.send(&eventstypes.TaskOOM{ContainerID: c.id})
+}

@@ -1,0 +1,189 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/plugin"
+	"golang.org/x/sys/unix"
+)
+
+// RuntimeName is what clients call this runtime.
+const RuntimeName = "io.containerd.fc.v2"
+
+// sandboxAnnotation groups the containers of a pod into one shim, and so into one VM.
+const sandboxAnnotation = "io.kubernetes.cri.sandbox-id"
+
+// addressFile in the bundle has the address of the shim's socket; pkg/shim removes that socket when a shim leaves.
+const addressFile = "address"
+
+// Manager starts shims, cleans up after them, and describes the runtime, each as a short-lived process of containerd's.
+type Manager struct {
+	version string
+}
+
+// NewManager makes a manager that gives the version as the runtime's.
+func NewManager(version string) *Manager { return &Manager{version: version} }
+
+var _ shim.Shim = (*Manager)(nil)
+
+// Name implements shim.Shim.
+func (*Manager) Name() string { return RuntimeName }
+
+// TaskPlugin is the registration of the task service, for the process that serves.
+func TaskPlugin() *plugin.Registration {
+	return &plugin.Registration{
+		Type:     plugins.TTRPCPlugin,
+		ID:       "task",
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
+			if err != nil {
+				return nil, err
+			}
+			sd, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
+			if err != nil {
+				return nil, err
+			}
+			return newService(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service))
+		},
+	}
+}
+
+// Start implements shim.Shim: it starts the process that serves, or finds that of the pod. The working directory is the
+// bundle.
+func (*Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+	id := params.GetInstanceID()
+	group, err := groupOf("config.json", id)
+	if err != nil {
+		return nil, err
+	}
+	dir := params.GetSocketDir()
+	if dir == "" {
+		dir = filepath.Join(defaults.DefaultStateDir, "s")
+	}
+	address, err := shim.CreateSocketAddress(ctx, dir, params.GetContainerdGrpcAddress(), group, false)
+	if err != nil {
+		return nil, err
+	}
+	result := &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}
+	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
+		return nil, fmt.Errorf("note the shim's address in the bundle: %w", err)
+	}
+	l, err := listen(address)
+	if err != nil {
+		return nil, err
+	}
+	if l == nil {
+		return result, nil // the pod's shim answers there
+	}
+	defer l.Close()
+	if err := serve(ctx, id, params, l); err != nil {
+		return nil, errors.Join(err, shim.RemoveSocket(address))
+	}
+	return result, nil
+}
+
+// groupOf is the sandbox that the spec belongs to, or else the container itself.
+func groupOf(spec, id string) (string, error) {
+	data, err := os.ReadFile(spec)
+	if errors.Is(err, os.ErrNotExist) {
+		return id, nil // Create says what is wrong with that
+	}
+	if err != nil {
+		return "", err
+	}
+	var s struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return "", fmt.Errorf("config.json: %w", err)
+	}
+	if g := s.Annotations[sandboxAnnotation]; g != "" {
+		return g, nil
+	}
+	return id, nil
+}
+
+// listen makes the shim's socket; nil means that a shim serves there already. The socket of a dead one is replaced.
+func listen(address string) (*net.UnixListener, error) {
+	l, err := shim.NewSocket(address)
+	if err != nil && shim.SocketEaddrinuse(err) {
+		if shim.CanConnect(address) {
+			return nil, nil
+		}
+		if err := ignoreMissing(shim.RemoveSocket(address)); err != nil {
+			return nil, fmt.Errorf("replace a dead shim's socket: %w", err)
+		}
+		l, err = shim.NewSocket(address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the shim's socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	return l, nil
+}
+
+// serve starts the long-lived process in a mount namespace of its own, which it shares with fc-vmm only: what is mounted
+// there for a container goes away with them, whatever ends them.
+func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *net.UnixListener) error {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	sock, err := l.File()
+	if err != nil {
+		return err
+	}
+	defer sock.Close()
+	cmd := exec.Command(self, "-namespace", ns, "-id", id, "-address", params.GetContainerdGrpcAddress())
+	if params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
+		cmd.Args = append(cmd.Args, "-debug")
+	}
+	cmd.ExtraFiles = []*os.File{sock}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := startPrivate(cmd); err != nil {
+		return fmt.Errorf("start the serving shim: %w", err)
+	}
+	if err := shim.AdjustOOMScore(cmd.Process.Pid); err != nil {
+		return errors.Join(fmt.Errorf("set the shim's OOM score: %w", err), cmd.Process.Kill(), cmd.Wait())
+	}
+	return cmd.Process.Release()
+}
+
+// startPrivate starts a command in a new mount namespace that hears of the host's mounts but tells of none. Go's own way
+// (Unshareflags) would make everything private, deaf to the host too.
+func startPrivate(cmd *exec.Cmd) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread, with its namespace, ends with this goroutine
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
+		}
+		if err != nil {
+			done <- fmt.Errorf("make a mount namespace: %w", err)
+			return
+		}
+		done <- cmd.Start()
+	}()
+	return <-done
+}

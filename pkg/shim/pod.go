@@ -1,0 +1,276 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	eventstypes "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/identifiers"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
+)
+
+// deleteTimeout bounds the end of a container that is deleted before it was started.
+const deleteTimeout = 10 * time.Second
+
+// pod is a VM and the containers in it; the bundle of the first container is its home.
+type pod struct {
+	vm   *vm
+	tree *tree
+	// containers is guarded by the service's lock.
+	containers map[string]*container
+}
+
+// plan is everything that a Create will do, found out and checked before anything is done.
+type plan struct {
+	id, bundle string
+	settings   *Settings
+	size       size
+	spec       []byte
+	binds      []bind
+	rootfs     []mount.Mount
+	stdio      stdioPaths
+}
+
+// newPlan checks a request against the spec, the settings and this host.
+func (s *service) newPlan(r *taskapi.CreateTaskRequest) (*plan, error) {
+	if err := identifiers.Validate(r.ID); err != nil {
+		return nil, fmt.Errorf("container id: %w", err)
+	}
+	if r.Checkpoint != "" {
+		return nil, fmt.Errorf("restoring a checkpoint is not supported: %w", errdefs.ErrInvalidArgument)
+	}
+	settings, err := settingsFromOptions(r.Options)
+	if err != nil {
+		return nil, err
+	}
+	settings.locate(s.self)
+	spec, err := loadSpec(r.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	sz, err := vmSize(settings, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := settings.checkHost(sz, s.kvm); err != nil {
+		return nil, err
+	}
+	p := &plan{
+		id: r.ID, bundle: r.Bundle, settings: settings, size: sz, rootfs: mount.FromProto(r.Rootfs),
+		stdio: stdioPaths{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+	}
+	if len(p.rootfs) == 0 {
+		if p.rootfs, err = rootOf(spec, r.Bundle); err != nil {
+			return nil, err
+		}
+	}
+	if p.binds, err = guestSpec(spec, r.ID, r.Bundle); err != nil {
+		return nil, err
+	}
+	spec.Process.Terminal = r.Terminal
+	if p.spec, err = json.Marshal(spec); err != nil {
+		return nil, fmt.Errorf("encode the guest's spec: %w", err)
+	}
+	return p, nil
+}
+
+// rootOf is the root filesystem that the spec names, for clients that mount it themselves.
+func rootOf(spec *specs.Spec, bundle string) ([]mount.Mount, error) {
+	root := specs.Mount{Destination: "/", Source: spec.Root.Path, Options: []string{"rbind"}}
+	b, err := newBind(&root, bundle, 0)
+	if err == nil && !b.Dir {
+		err = fmt.Errorf("root.path %s: not a folder: %w", b.Source, errdefs.ErrInvalidArgument)
+	}
+	return []mount.Mount{{Type: "bind", Source: b.Source, Options: []string{"rbind"}}}, err
+}
+
+// create makes the pod's VM and its container. After an error nothing of either is left.
+func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *container, err error) {
+	s.createMu.Lock()
+	defer s.createMu.Unlock()
+	if err := s.roomFor(r.ID); err != nil {
+		return nil, err
+	}
+	phases := newTimeline()
+	p, err := s.newPlan(r)
+	if err != nil {
+		return nil, err
+	}
+	if p.settings.Debug {
+		_ = log.SetLevel("debug")
+	}
+	phases.mark("check")
+	t, err := newTree(p.bundle)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = joinCleanup(err, t.close())
+		}
+	}()
+	v, err := startVM(ctx, vmOptions{Namespace: s.namespace, ID: p.id, Bundle: p.bundle, Settings: p.settings, Size: p.size}, phases)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			v.kill()
+		}
+	}()
+	// The guest boots meanwhile.
+	if err := t.add(p.id, p.rootfs, p.binds); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			v.kill() // first: it may hold what is to be unmounted
+			err = joinCleanup(err, t.remove(p.id))
+		}
+	}()
+	phases.mark("mounts")
+	io, err := openStdio(ctx, p.stdio, v.streams)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			io.close()
+		}
+	}()
+	phases.mark("stdio")
+	if err := v.ready(ctx, time.Duration(p.settings.BootTimeout)); err != nil {
+		return nil, err
+	}
+	phases.mark("boot")
+	io.attach(s.buffers)
+	if _, err := ask(ctx, "Create", v.agent.Create, &agentpb.CreateRequest{ContainerId: p.id, Spec: p.spec, Streams: &io.streams}); err != nil {
+		return nil, v.blame(err)
+	}
+	phases.mark("create")
+	log.G(ctx).WithFields(phases.result()).WithFields(log.Fields{"container": p.id, "vcpus": p.size.VCPUs, "memory_mib": p.size.MemoryMiB}).Debug("pod started")
+
+	init := newProcess("", p.stdio)
+	init.io, init.pid = io, uint32(v.process.pid())
+	c := &container{id: p.id, bundle: p.bundle, vm: v, init: init, events: s.events, buffers: s.buffers, execs: map[string]*process{}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
+	}
+	s.pod = &pod{vm: v, tree: t, containers: map[string]*container{c.id: c}}
+	return c, nil
+}
+
+// joinCleanup adds to an error what went wrong when its consequences were undone.
+func joinCleanup(err, cleanup error) error {
+	if cleanup == nil {
+		return err
+	}
+	return fmt.Errorf("%w (and then: %w)", err, cleanup)
+}
+
+// roomFor says whether a container of that name can be made. Several containers a VM come with pods.
+func (s *service) roomFor(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
+	case s.pod == nil:
+		return nil
+	case s.pod.containers[id] != nil:
+		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	return fmt.Errorf("container %s: this VM has a container already, and more than one a VM is not supported yet: %w", id, errdefs.ErrFailedPrecondition)
+}
+
+// forward passes on what the agent reports unasked, until the VM's end.
+func (s *service) forward(ctx context.Context, v *vm) {
+	stream, err := v.agent.Events(ctx, &agentpb.EventsRequest{})
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("the guest's agent reports no events")
+		return
+	}
+	for {
+		e, err := stream.Recv()
+		if err != nil {
+			return
+		}
+		if c, err := s.container(e.GetOomContainerId()); err == nil {
+			c.oom()
+		}
+	}
+}
+
+// remove deletes a container that does not run, and with the last one the VM.
+func (s *service) remove(ctx context.Context, c *container) (processState, error) {
+	s.createMu.Lock()
+	defer s.createMu.Unlock()
+	if _, err := s.container(c.id); err != nil {
+		return processState{}, err // another call was faster
+	}
+	if err := c.settle(ctx); err != nil {
+		return processState{}, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	s.mu.Lock()
+	p := s.pod
+	last := len(p.containers) == 1
+	s.mu.Unlock()
+	var errs []error
+	if last {
+		p.vm.stop(ctx)
+	} else if _, err := ask(ctx, "Delete", c.vm.agent.Delete, &agentpb.DeleteRequest{ContainerId: c.id}); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, p.tree.remove(c.id))
+	if last {
+		errs = append(errs, p.tree.close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		log.G(ctx).WithError(err).WithField("container", c.id).Error("something of a deleted container is left")
+	}
+	s.mu.Lock()
+	delete(p.containers, c.id)
+	if last {
+		s.pod = nil
+	}
+	s.mu.Unlock()
+	st := c.init.state()
+	s.events.send(&eventstypes.TaskDelete{ContainerID: c.id, Pid: st.pid, ExitStatus: st.exitStatus, ExitedAt: timestamppb.New(st.exitedAt)})
+	return st, nil
+}
+
+// settle sees to it that init has ended: it refuses while init runs, and ends what was never started.
+func (c *container) settle(ctx context.Context) error {
+	switch c.init.state().status {
+	case task.Status_STOPPED:
+	case task.Status_CREATED:
+		if err := c.kill(ctx, c.init, uint32(unix.SIGKILL), true); err != nil && !errdefs.IsNotFound(err) {
+			log.G(ctx).WithError(err).Warn("cannot kill a container that was not started: its VM is killed")
+			c.vm.kill()
+		}
+	default:
+		return fmt.Errorf("container %s is running: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	select {
+	case <-c.init.exited:
+	case <-time.After(deleteTimeout):
+		c.vm.kill()
+		<-c.init.exited // a dead VM ends it within a bound
+	}
+	return nil
+}

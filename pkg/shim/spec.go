@@ -1,0 +1,223 @@
+package shim
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
+)
+
+const maxSpecBytes = 3 << 20 // a ttrpc message holds 4 MiB
+
+// loadSpec reads the bundle's config.json and refuses what cannot be run.
+func loadSpec(bundle string) (*specs.Spec, error) {
+	name := filepath.Join(bundle, "config.json")
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the bundle's spec: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if len(data) > maxSpecBytes {
+		return nil, fmt.Errorf("config.json: %d bytes, at most %d are allowed: %w", len(data), maxSpecBytes, errdefs.ErrInvalidArgument)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("config.json: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if err := checkSpec(&spec); err != nil {
+		return nil, fmt.Errorf("config.json: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return &spec, nil
+}
+
+func checkSpec(spec *specs.Spec) error {
+	switch {
+	case spec.Process == nil:
+		return fmt.Errorf("no process: there is nothing to run")
+	case len(spec.Process.Args) == 0:
+		return fmt.Errorf("process.args is empty: there is nothing to run")
+	case spec.Root == nil || spec.Root.Path == "":
+		return fmt.Errorf("no root.path: a container needs a root filesystem")
+	case spec.Linux == nil:
+		return fmt.Errorf("no linux section: only Linux containers can be run")
+	}
+	if names := hookNames(spec.Hooks); len(names) > 0 {
+		return fmt.Errorf("hooks (%s) are not supported yet", strings.Join(names, ", "))
+	}
+	return nil
+}
+
+func hookNames(h *specs.Hooks) []string {
+	if h == nil {
+		return nil
+	}
+	var names []string
+	for _, s := range []struct {
+		name  string
+		hooks []specs.Hook
+	}{
+		{"prestart", h.Prestart}, {"createRuntime", h.CreateRuntime}, {"createContainer", h.CreateContainer}, //nolint:staticcheck // prestart is still in use
+		{"startContainer", h.StartContainer}, {"poststart", h.Poststart}, {"poststop", h.Poststop},
+	} {
+		if len(s.hooks) > 0 {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+// bind is a host file or folder to be shown in the shared tree, below the container's folder.
+type bind struct {
+	Source    string
+	Target    string
+	Dir       bool
+	Recursive bool
+	// ReadOnly makes the mount itself read-only on the host, RecursiveReadOnly also every mount below it.
+	ReadOnly, RecursiveReadOnly bool
+}
+
+// guestSpec rewrites spec, in place, from what holds on the host to what holds in the guest, and returns the binds that
+// the shared tree must show for it.
+//
+// Rules: root and bind sources move to the shared tree; filesystems that a kernel makes are made by the guest's;
+// namespaces are the guest's, with no network namespace for now; limits stay, for the guest's cgroups, but for those that
+// name host hardware; the host's LSM profiles mean nothing in there.
+func guestSpec(spec *specs.Spec, cid, bundle string) ([]bind, error) {
+	dir := path.Join(agent.SharedDir, cid)
+	spec.Root.Path = path.Join(dir, rootfsName)
+	var binds []bind
+	for i := range spec.Mounts {
+		m := &spec.Mounts[i]
+		if !isBind(m) {
+			if err := checkKernelMount(m); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if path.Clean(m.Destination) == "/dev/shm" {
+			*m = guestShm(m.Destination)
+			continue
+		}
+		b, err := newBind(m, bundle, len(binds))
+		if err != nil {
+			return nil, err
+		}
+		binds = append(binds, b)
+		m.Type = "bind"
+		m.Source = path.Join(dir, b.Target)
+		m.Options = guestBindOptions(m.Options)
+		m.UIDMappings, m.GIDMappings = nil, nil
+	}
+	spec.Process.ApparmorProfile, spec.Process.SelinuxLabel = "", ""
+	spec.Process.ExecCPUAffinity = nil
+	guestLinux(spec.Linux, cid)
+	return binds, nil
+}
+
+// isBind goes by the options, as runc does; the type of a bind mount is free, "none" and "bind" are usual.
+func isBind(m *specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// checkKernelMount lets through what the guest's kernel makes of nothing; anything else has its source on the host.
+func checkKernelMount(m *specs.Mount) error {
+	switch m.Type {
+	case "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs":
+		return nil
+	}
+	return fmt.Errorf("mount %s: type %q is not supported: %w", m.Destination, m.Type, errdefs.ErrInvalidArgument)
+}
+
+// guestShm replaces a bind of the host's shared memory, which could not be shared coherently with a VM.
+func guestShm(destination string) specs.Mount {
+	return specs.Mount{
+		Destination: destination, Type: "tmpfs", Source: "shm",
+		Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"},
+	}
+}
+
+func newBind(m *specs.Mount, bundle string, n int) (bind, error) {
+	fail := func(format string, args ...any) (bind, error) {
+		return bind{}, fmt.Errorf("mount %s: %w: %w", m.Destination, fmt.Errorf(format, args...), errdefs.ErrInvalidArgument)
+	}
+	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap") {
+		return fail("id-mapped mounts are not supported")
+	}
+	source := m.Source
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(bundle, source) // OCI runtime spec, mounts: relative to the bundle
+	}
+	fi, err := os.Stat(source)
+	if err != nil {
+		return fail("source %s: %w", source, reason(err))
+	}
+	if fi.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice {
+		return fail("source %s: block devices are not supported yet", source)
+	}
+	rro := slices.Contains(m.Options, "rro")
+	return bind{
+		Source: source, Target: path.Join(mountsName, fmt.Sprint(n)), Dir: fi.IsDir(),
+		Recursive: !slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind"),
+		ReadOnly:  rro || slices.Contains(m.Options, "ro"), RecursiveReadOnly: rro,
+	}, nil
+}
+
+// guestBindOptions are for a guest that sees the whole shared tree as one filesystem: recursive flags come down to plain
+// ones, for there is no mount below.
+func guestBindOptions(options []string) []string {
+	out := make([]string, 0, len(options)+1)
+	bound := false
+	for _, o := range options {
+		switch o {
+		case "rro":
+			o = "ro"
+		case "rrw":
+			o = "rw"
+		case "bind", "rbind":
+			bound = true
+		}
+		out = append(out, o)
+	}
+	if !bound {
+		out = append(out, "rbind")
+	}
+	return out
+}
+
+func guestLinux(l *specs.Linux, cid string) {
+	l.CgroupsPath = path.Join("/", cid)
+	l.MountLabel = ""
+	l.IntelRdt = nil
+	l.Namespaces = slices.DeleteFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.NetworkNamespace
+	})
+	for i := range l.Namespaces {
+		l.Namespaces[i].Path = "" // a path names a namespace of the host
+	}
+	for key := range l.Sysctl {
+		if strings.HasPrefix(key, "net.") {
+			delete(l.Sysctl, key) // without a network namespace of its own, libcontainer would refuse the container
+		}
+	}
+	r := l.Resources
+	if r == nil {
+		return
+	}
+	r.BlockIO, r.Network, r.Rdma, r.HugepageLimits = nil, nil, nil, nil
+	if r.CPU != nil {
+		r.CPU.Cpus, r.CPU.Mems = "", "" // numbers of host CPUs
+		r.CPU.RealtimePeriod, r.CPU.RealtimeRuntime = nil, nil
+	}
+	if r.Memory != nil {
+		// The guest has no swap, so memory alone is the bound of both.
+		r.Memory.Swap, r.Memory.Swappiness = nil, nil
+		r.Memory.Kernel, r.Memory.KernelTCP = nil, nil //nolint:staticcheck // some clients still send them
+	}
+}

@@ -1,0 +1,209 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/fifo"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
+)
+
+const (
+	// fifoTimeout bounds the wait for the client to open its end of an output FIFO.
+	fifoTimeout = 10 * time.Second
+	// drainTimeout is how long output may stand still after a process has ended, because its client does not read or
+	// because something in the guest still holds the stream, before the exit is reported without the rest.
+	drainTimeout = 10 * time.Second
+	// deadDrainTimeout is the same when the VM has died, whose end must be reported within 5 s.
+	deadDrainTimeout = time.Second
+)
+
+// stdioPaths is where a client wants a process's streams: a FIFO, a file, "file://…", or nothing.
+type stdioPaths struct {
+	Stdin, Stdout, Stderr string
+	Terminal              bool
+}
+
+// stdio joins a process's streams in the guest to the client's files.
+type stdio struct {
+	streams agentpb.Streams
+	cancel  context.CancelFunc
+
+	mu           sync.Mutex
+	stdin        *os.File // the read side of the client's FIFO
+	stdinHolder  *os.File // its write side, so that only closeStdin ends it
+	out          []*pump
+	expectations []*agent.Expected
+	files        []*os.File
+}
+
+// openStdio opens the client's ends and reserves the streams; attach then starts the traffic. The caller must close it.
+func openStdio(ctx context.Context, paths stdioPaths, streams *agent.StreamBroker) (_ *stdio, err error) {
+	s := &stdio{streams: agentpb.Streams{Terminal: paths.Terminal}, cancel: func() {}}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if paths.Terminal {
+		paths.Stderr = "" // a terminal has one output
+	}
+	if paths.Stdin != "" {
+		if err := s.openStdin(paths.Stdin); err != nil {
+			return nil, fmt.Errorf("stdin %s: %w", paths.Stdin, err)
+		}
+		e, err := s.expect(streams)
+		if err != nil {
+			return nil, err
+		}
+		s.streams.Stdin = e.ID()
+	}
+	for _, o := range []struct {
+		name, path string
+		id         *uint64
+	}{{"stdout", paths.Stdout, &s.streams.Stdout}, {"stderr", paths.Stderr, &s.streams.Stderr}} {
+		if o.path == "" {
+			continue
+		}
+		f, err := openOutput(ctx, o.path)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", o.name, o.path, err)
+		}
+		s.files = append(s.files, f)
+		e, err := s.expect(streams)
+		if err != nil {
+			return nil, err
+		}
+		*o.id = e.ID()
+		s.out = append(s.out, newPump(o.name, e, f))
+	}
+	return s, nil
+}
+
+func (s *stdio) expect(streams *agent.StreamBroker) (*agent.Expected, error) {
+	e, err := streams.Expect()
+	if err != nil {
+		return nil, fmt.Errorf("reserve a stream: %w: %w", err, errdefs.ErrUnavailable)
+	}
+	s.expectations = append(s.expectations, e)
+	return e, nil
+}
+
+func (s *stdio) openStdin(path string) error {
+	if ok, err := fifo.IsFifo(path); err != nil || !ok {
+		return errors.Join(err, fmt.Errorf("not a FIFO: %w", errdefs.ErrInvalidArgument))
+	}
+	var err error
+	if s.stdin, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		return reason(err)
+	}
+	if s.stdinHolder, err = os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
+		return reason(err)
+	}
+	return nil
+}
+
+// openOutput opens a client's stdout or stderr for writing. A FIFO is opened when its reader has come, and kept open for
+// reading too, so that a client that goes away and comes back (ctr task attach) breaks nothing.
+func openOutput(ctx context.Context, path string) (*os.File, error) {
+	if scheme, _, ok := strings.Cut(path, "://"); ok {
+		u, err := url.Parse(path)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		switch scheme {
+		case "file":
+			if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
+				return nil, reason(err)
+			}
+			return os.OpenFile(u.Path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+		case "fifo":
+			path = u.Path
+		default:
+			return nil, fmt.Errorf("%s:// loggers are not supported yet: %w", scheme, errdefs.ErrNotImplemented)
+		}
+	}
+	isFifo, err := fifo.IsFifo(path)
+	if err != nil {
+		return nil, reason(err)
+	}
+	if !isFifo {
+		return os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	}
+	bounded, cancel := context.WithTimeout(ctx, fifoTimeout)
+	defer cancel()
+	first, err := fifo.OpenFifo(bounded, path, unix.O_WRONLY, 0)
+	if err != nil {
+		if bounded.Err() != nil {
+			return nil, fmt.Errorf("the client did not open its end within %v: %w", fifoTimeout, bounded.Err())
+		}
+		return nil, err
+	}
+	defer first.Close()
+	return os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+}
+
+// attach starts copying; it waits for the guest to open the streams in the background.
+func (s *stdio) attach(buffers *sync.Pool) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancel = cancel
+	if s.stdin != nil {
+		go feed(ctx, s.expectations[0], s.stdin, buffers)
+	}
+	for _, p := range s.out {
+		go p.run(ctx, buffers)
+	}
+}
+
+// closeStdin lets the process see the end of its input once the client has closed its end too. Idempotent.
+func (s *stdio) closeStdin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stdinHolder != nil {
+		s.stdinHolder.Close()
+		s.stdinHolder = nil
+	}
+}
+
+// drain returns when the client has all output, or when nothing has moved for the given time.
+func (s *stdio) drain(ctx context.Context, stall time.Duration) {
+	for _, p := range s.out {
+		if !p.wait(stall) {
+			log.G(ctx).WithField("stream", p.name).Warnf("output stood still for %v after the process's end: the rest is dropped", stall)
+		}
+	}
+}
+
+// close ends all traffic. Idempotent.
+func (s *stdio) close() {
+	s.closeStdin()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancel()
+	for _, e := range s.expectations {
+		e.Cancel()
+	}
+	for _, p := range s.out {
+		p.abort()
+	}
+	if s.stdin != nil {
+		s.stdin.Close()
+	}
+	for _, f := range s.files {
+		f.Close()
+	}
+}

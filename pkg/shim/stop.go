@@ -1,0 +1,150 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/identifiers"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+)
+
+// stopTimeout bounds the wait for a killed fc-vmm; containerd gives `delete` 5 s in all.
+const stopTimeout = 3 * time.Second
+
+// Stop implements shim.Shim (`delete`): it removes what a shim's death may have left of a container, and does nothing if
+// there is nothing. It must not harm a pod that lives: it touches only what belongs to this container's bundle.
+func (*Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	if err := identifiers.Validate(id); err != nil {
+		return shim.StopStatus{}, fmt.Errorf("container id: %w", err)
+	}
+	bundle, err := bundleOf(ctx, id)
+	if err != nil {
+		return shim.StopStatus{}, err
+	}
+	status := shim.StopStatus{ExitStatus: exitKilled, ExitedAt: time.Now()}
+	pid, err := killVMMs(bundle)
+	status.Pid = pid
+	if r, err := readExit(bundle); err == nil {
+		status = shim.StopStatus{Pid: int(r.Pid), ExitStatus: int(r.ExitStatus), ExitedAt: r.ExitedAt}
+	}
+	// Mounts live in the dead shim's namespace and have gone with it, unless somebody ran the shim in the host's.
+	for _, name := range []string{rootfsName, sharedName} {
+		err = errors.Join(err, unmountBelow(filepath.Join(bundle, name)))
+	}
+	err = errors.Join(err, removeSockets(bundle), removeDeadSocket(bundle))
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("container", id).Warn("something is left after a shim's death")
+		return status, err
+	}
+	return status, nil
+}
+
+// bundleOf is the bundle that containerd names, or a sibling of the working directory, which is a bundle.
+func bundleOf(ctx context.Context, id string) (string, error) {
+	if o, ok := ctx.Value(shim.OptsKey{}).(shim.Opts); ok && o.BundlePath != "" {
+		return o.BundlePath, nil
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(filepath.Dir(wd), id), nil
+}
+
+// killVMMs ends each fc-vmm that works in the bundle and returns the pid of the last one found, or 0.
+func killVMMs(bundle string) (int, error) {
+	home, err := os.Stat(bundle)
+	if err != nil {
+		return 0, ignoreMissing(err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	found := 0
+	var errs []error
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || !isVMM(pid, home) {
+			continue
+		}
+		found = pid
+		if err := killAndWait(pid, home); err != nil {
+			errs = append(errs, fmt.Errorf("end fc-vmm (pid %d): %w", pid, err))
+		}
+	}
+	return found, errors.Join(errs...)
+}
+
+// isVMM tells an fc-vmm of this bundle by its working directory and by how startVMM calls it, so that neither a shell
+// that happens to be there nor a shim is taken for one.
+func isVMM(pid int, home os.FileInfo) bool {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	wd, err := os.Stat(filepath.Join(proc, "cwd"))
+	if err != nil || !os.SameFile(wd, home) {
+		return false
+	}
+	cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
+	return err == nil && bytes.Contains(cmdline, []byte("\x00--api-fd\x00")) && bytes.Contains(cmdline, []byte("\x00--parent-fd\x00"))
+}
+
+// killAndWait goes by a pidfd, so that no other process which has got the pid meanwhile can be hit.
+func killAndWait(pid int, home os.FileInfo) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !isVMM(pid, home) {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	for deadline := time.Now().Add(stopTimeout); ; {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("it has not ended within %v of its SIGKILL", stopTimeout)
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n > 0:
+			return nil
+		}
+	}
+}
+
+// removeDeadSocket removes the socket of the bundle's shim if nobody listens there any more.
+func removeDeadSocket(bundle string) error {
+	address, err := shim.ReadAddress(filepath.Join(bundle, addressFile))
+	if err != nil || shim.CanConnect(address) {
+		return nil
+	}
+	return ignoreMissing(shim.RemoveSocket(address))
+}
+
+// unmountBelow detaches every mount at and below dir that this mount namespace has.
+func unmountBelow(dir string) error {
+	if !exists(dir) {
+		return nil
+	}
+	if err := mount.UnmountRecursive(dir, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount what is below %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,349 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+const (
+	// configureTimeout bounds fc-vmm's answers from its start to InstanceStart's.
+	configureTimeout = 20 * time.Second
+	// partingTimeout is how long fc-vmm may outlive the agent's connection, to tell why the guest has ended.
+	partingTimeout = time.Second
+	// powerOffTimeout bounds an orderly end of the guest.
+	powerOffTimeout = 5 * time.Second
+	// maxConsoleTail bounds what an error quotes of a console log, in bytes.
+	maxConsoleTail = 1024
+)
+
+// vm is a running VM with its agent.
+type vm struct {
+	bundle  string
+	process *vmmProcess
+	api     *api.Client
+	streams *agent.StreamBroker
+	sockets *sockets
+	console string // the console log, empty for none
+	control *net.UnixListener
+
+	mu       sync.Mutex
+	agent    *agent.Client // nil until ready
+	released bool
+
+	ended chan struct{} // closed when process, connections and sockets are gone
+	cause error         // why, valid after ended
+}
+
+// vmOptions describe a VM to be booted.
+type vmOptions struct {
+	Namespace, ID string
+	Bundle        string
+	Settings      *Settings
+	Size          size
+}
+
+// startVM runs fc-vmm and starts the guest; ready then waits for the agent. After an error nothing is left of it.
+func startVM(ctx context.Context, o vmOptions, phases *timeline) (_ *vm, err error) {
+	v := &vm{bundle: o.Bundle, ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			v.discard()
+		}
+	}()
+	if v.sockets, err = openSockets(o.Bundle); err != nil {
+		return nil, err
+	}
+	apiListener, err := v.sockets.listen(apiSocket)
+	if err != nil {
+		return nil, err
+	}
+	defer apiListener.Close() // ours; with fc-vmm's copy gone too, callers see the end at once
+	if v.control, err = v.sockets.listen(fmt.Sprintf("%s_%d", vsockSocket, agent.ControlPort)); err != nil {
+		return nil, err
+	}
+	streams, err := v.sockets.listen(fmt.Sprintf("%s_%d", vsockSocket, agent.StreamPort))
+	if err != nil {
+		return nil, err
+	}
+	v.streams = agent.NewStreamBroker(streams)
+	go func() {
+		if err := v.streams.Serve(); err != nil {
+			log.G(ctx).WithError(err).Error("the guest's streams cannot be served any more")
+		}
+	}()
+	if v.process, err = startVMM(ctx, o.Settings.VMM, o.Bundle, vmmID(o.ID), apiListener); err != nil {
+		return nil, err
+	}
+	apiListener.Close()
+	phases.mark("spawn")
+	v.api = api.NewClient(v.sockets.path(apiSocket))
+	defer v.api.Close()
+	if err := v.configure(ctx, o, phases); err != nil {
+		return nil, v.explain(err)
+	}
+	go v.watchProcess()
+	return v, nil
+}
+
+// configure describes the machine to fc-vmm and starts it.
+func (v *vm) configure(ctx context.Context, o vmOptions, phases *timeline) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, configureTimeout, fmt.Errorf("fc-vmm did not answer within %v", configureTimeout))
+	defer cancel()
+	desc, err := v.describe(o)
+	if err != nil {
+		return err
+	}
+	err = v.api.PutMachineConfig(ctx, desc.Machine)
+	if err == nil {
+		err = v.api.PutBootSource(ctx, *desc.BootSource)
+	}
+	for i := 0; err == nil && i < len(desc.Drives); i++ {
+		err = v.api.PutDrive(ctx, desc.Drives[i])
+	}
+	for i := 0; err == nil && i < len(desc.Filesystems); i++ {
+		err = v.api.PutFilesystem(ctx, desc.Filesystems[i])
+	}
+	if err == nil {
+		err = v.api.PutVsock(ctx, *desc.Vsock)
+	}
+	if err == nil {
+		err = v.api.PutEntropy(ctx, *desc.Entropy)
+	}
+	if err == nil && desc.Serial != nil {
+		err = v.api.PutSerial(ctx, *desc.Serial)
+	}
+	phases.mark("configure")
+	if err == nil {
+		err = v.api.Start(ctx)
+	}
+	phases.mark("start")
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// describe says what machine a pod runs on.
+func (v *vm) describe(o vmOptions) (*config.VM, error) {
+	s := o.Settings
+	// The defaults switch the serial port off: it costs a probe, and an exit for every character.
+	args := config.DefaultBootArgs + " quiet"
+	desc := &config.VM{
+		Machine:     config.Machine{VCPUCount: o.Size.VCPUs, MemSizeMiB: o.Size.MemoryMiB},
+		Drives:      []config.Drive{{DriveID: "root", PathOnHost: s.Image, IsReadOnly: true}},
+		Filesystems: []config.Filesystem{{FSID: agent.SharedTag, Tag: agent.SharedTag, PathOnHost: filepath.Join(o.Bundle, sharedName)}},
+		Vsock:       &config.Vsock{GuestCID: 3, UDSPath: vsockSocket},
+		Entropy:     &config.Entropy{},
+	}
+	if s.ConsoleLog != "" {
+		if err := os.MkdirAll(s.ConsoleLog, 0o700); err != nil {
+			return nil, fmt.Errorf("console_log: %w: %w", err, errdefs.ErrFailedPrecondition)
+		}
+		v.console = filepath.Join(s.ConsoleLog, o.Namespace+"-"+o.ID+".log")
+		args = strings.Replace(args, "8250.nr_uarts=0", "8250.nr_uarts=1 console=ttyS0", 1)
+		desc.Serial = &config.Serial{SerialOutPath: v.console, MaxBytes: s.ConsoleLogKiB << 10}
+	}
+	args += " root=/dev/vda rootfstype=erofs ro init=/sbin/init"
+	if s.KernelArgs != "" {
+		args += " " + s.KernelArgs
+	}
+	if len(args) > config.MaxBootArgs {
+		return nil, fmt.Errorf("kernel_args: the kernel command line has %d bytes, at most %d are allowed: %w", len(args), config.MaxBootArgs, errdefs.ErrInvalidArgument)
+	}
+	desc.BootSource = &config.BootSource{KernelImagePath: s.Kernel, BootArgs: &args}
+	return desc, nil
+}
+
+// ready waits for the agent's connection. The VM's death ends the wait at once.
+func (v *vm) ready(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("guest agent did not connect within %v: %w", timeout, context.DeadlineExceeded))
+	defer cancel()
+	ctx, died := context.WithCancelCause(ctx)
+	defer died(nil)
+	go func() {
+		select {
+		case <-v.process.done:
+			died(errors.New("before the guest's agent connected"))
+		case <-ctx.Done():
+		}
+	}()
+	client, err := agent.Accept(ctx, v.control)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return v.explain(err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.released {
+		client.Close()
+	}
+	v.agent = client
+	go v.watchAgent(client)
+	return nil
+}
+
+// watchAgent ends a VM whose agent has gone: nobody could reach its containers any more.
+func (v *vm) watchAgent(client *agent.Client) {
+	select {
+	case <-v.process.done:
+	case <-client.Done():
+		select {
+		case <-v.process.done:
+		case <-time.After(partingTimeout):
+			v.process.kill()
+		}
+	}
+}
+
+func (v *vm) watchProcess() {
+	<-v.process.done
+	v.cause = v.explain(nil)
+	v.release()
+	close(v.ended)
+}
+
+// explain adds to an error why the VM has ended, if it has, and what its console said last.
+func (v *vm) explain(err error) error {
+	select {
+	case <-v.process.done:
+		if err == nil {
+			err = v.process.err
+		} else {
+			err = fmt.Errorf("%w (%w): %w", v.process.err, err, errdefs.ErrUnavailable)
+		}
+	case <-time.After(100 * time.Millisecond):
+		// That was for the exit status, which comes a little later than a broken connection.
+	}
+	if tail := consoleTail(v.console); tail != "" {
+		err = fmt.Errorf("%w; console: %q", err, tail)
+	}
+	return err
+}
+
+func consoleTail(path string) string {
+	if path == "" {
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	off := max(0, fi.Size()-maxConsoleTail)
+	buf := make([]byte, fi.Size()-off)
+	n, _ := f.ReadAt(buf, off)
+	return strings.TrimSpace(strings.ToValidUTF8(string(buf[:n]), "?"))
+}
+
+// release closes what connects a dead process with this one, and removes its sockets.
+func (v *vm) release() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.released = true
+	if v.control != nil {
+		v.control.Close()
+	}
+	if v.streams != nil {
+		v.streams.Close()
+	}
+	if v.agent != nil {
+		v.agent.Close()
+	}
+	_ = removeSockets(v.bundle)
+	if v.sockets != nil {
+		v.sockets.close()
+	}
+}
+
+// discard gives up a VM whose start has failed.
+func (v *vm) discard() {
+	if v.process != nil {
+		v.process.kill()
+	}
+	v.release()
+}
+
+// kill ends the VM without asking it and returns when nothing of it is left.
+func (v *vm) kill() {
+	v.process.kill()
+	<-v.ended
+}
+
+// stop ends the guest in order, or by force if it does not end in time.
+func (v *vm) stop(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), powerOffTimeout)
+	defer cancel()
+	v.mu.Lock()
+	client := v.agent
+	v.mu.Unlock()
+	if client != nil {
+		// The answer may be lost with the connection; what counts is the end of the process.
+		go func() { _, _ = client.Shutdown(ctx, &agentpb.ShutdownRequest{}) }()
+		select {
+		case <-v.ended:
+			return
+		case <-ctx.Done():
+			log.G(ctx).Warnf("the guest did not power off within %v: it is killed", powerOffTimeout)
+		}
+	}
+	v.kill()
+}
+
+// vmmID makes an id for fc-vmm, which takes letters, digits and dashes, at most 64 of them.
+func vmmID(id string) string {
+	id = strings.Map(func(r rune) rune {
+		if r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+			return r
+		}
+		return '-'
+	}, id)
+	return id[:min(len(id), 64)]
+}
+
+// dead reports whether the VM has ended.
+func (v *vm) dead() bool {
+	select {
+	case <-v.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// blame adds to an agent's error that the VM has ended, if that is why.
+func (v *vm) blame(err error) error {
+	select {
+	case <-v.ended:
+		return fmt.Errorf("%w (%w): %w", v.cause, err, errdefs.ErrUnavailable)
+	case <-v.agent.Done():
+	default:
+		return err
+	}
+	select {
+	case <-v.ended:
+		return fmt.Errorf("%w (%w): %w", v.cause, err, errdefs.ErrUnavailable)
+	case <-time.After(partingTimeout + time.Second):
+		return err
+	}
+}

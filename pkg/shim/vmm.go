@@ -1,0 +1,200 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+)
+
+// Names of a VM's sockets in the bundle. They are relative to it, as fc-vmm's working directory, because a Unix socket's
+// path holds 107 bytes and a bundle's path may be longer.
+const (
+	apiSocket   = "fc.sock"
+	vsockSocket = "vsock.sock"
+)
+
+// vmmProcess is a running fc-vmm. It ends when this process does, however that happens: it holds the read end of a pipe
+// whose other end is ours.
+type vmmProcess struct {
+	cmd    *exec.Cmd
+	parent *os.File
+	output *tailWriter
+
+	done chan struct{} // closed when the process has been reaped
+	err  error         // why it ended; read it after done
+}
+
+// startVMM runs fc-vmm in the bundle with the API's listener, so that the first call to the API cannot come too early.
+func startVMM(ctx context.Context, vmm, bundle, id string, api *net.UnixListener) (*vmmProcess, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a pipe for fc-vmm: %w", err)
+	}
+	defer r.Close()
+	sock, err := api.File()
+	if err != nil {
+		w.Close()
+		return nil, fmt.Errorf("hand the API's socket to fc-vmm: %w", err)
+	}
+	defer sock.Close()
+	p := &vmmProcess{parent: w, output: &tailWriter{log: log.G(ctx).WithField("source", "fc-vmm")}, done: make(chan struct{})}
+	p.cmd = exec.Command(vmm, "--id", id, "--api-fd", "3", "--parent-fd", "4")
+	p.cmd.Dir = bundle
+	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	p.cmd.ExtraFiles = []*os.File{sock, r}
+	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	p.cmd.WaitDelay = time.Second // a helper of fc-vmm's that outlives it must not hold us
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		w.Close()
+		return nil, fmt.Errorf("start %s: %w", vmm, reason(err))
+	}
+	go p.reap()
+	return p, nil
+}
+
+func (p *vmmProcess) reap() {
+	err := p.cmd.Wait()
+	p.parent.Close()
+	p.output.flush()
+	p.err = exitReason(p.cmd.ProcessState, err)
+	if last := p.output.last(); last != "" {
+		p.err = fmt.Errorf("%w: %s", p.err, last)
+	}
+	close(p.done)
+}
+
+func (p *vmmProcess) pid() int { return p.cmd.Process.Pid }
+
+// kill ends the process and returns when it is gone.
+func (p *vmmProcess) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done // SIGKILL cannot be refused, and WaitDelay bounds the rest
+}
+
+// fc-vmm's exit statuses, part of its interface.
+const (
+	vmmRebooted   = 0
+	vmmBadConfig  = 1
+	vmmPoweredOff = 80
+	vmmPanicked   = 81
+	vmmBroken     = 82
+)
+
+func exitReason(state *os.ProcessState, err error) error {
+	if state == nil {
+		return fmt.Errorf("fc-vmm: %w", err)
+	}
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return fmt.Errorf("fc-vmm was killed by %s", unix.SignalName(ws.Signal()))
+	}
+	switch code := state.ExitCode(); code {
+	case vmmRebooted:
+		return errors.New("the guest has ended (reset)")
+	case vmmPoweredOff:
+		return errors.New("the guest has ended (power off)")
+	case vmmPanicked:
+		return errors.New("the guest's kernel has panicked")
+	case vmmBroken:
+		return errors.New("the VM has broken down (triple fault or an error of KVM)")
+	case vmmBadConfig:
+		return errors.New("fc-vmm refused its configuration")
+	default:
+		return fmt.Errorf("fc-vmm ended with status %d", code)
+	}
+}
+
+// sockets is a folder to bind Unix sockets in by a short name, whatever the folder's own path is.
+type sockets struct{ dir *os.File }
+
+func openSockets(folder string) (*sockets, error) {
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil, fmt.Errorf("open the bundle: %w", err)
+	}
+	return &sockets{dir: f}, nil
+}
+
+func (s *sockets) path(name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", s.dir.Fd(), name) }
+
+// listen binds a socket in the folder that only root can connect to; what an earlier process left there is replaced.
+func (s *sockets) listen(name string) (*net.UnixListener, error) {
+	if err := ignoreMissing(os.Remove(s.path(name))); err != nil {
+		return nil, fmt.Errorf("replace socket %s: %w", name, err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.path(name), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", name, err)
+	}
+	l.SetUnlinkOnClose(false) // removeSockets does it, when nobody can need it any more
+	return l, nil
+}
+
+func (s *sockets) close() { s.dir.Close() }
+
+// removeSockets removes a VM's sockets from a bundle.
+func removeSockets(bundle string) error {
+	names, err := filepath.Glob(filepath.Join(bundle, vsockSocket+"*"))
+	errs := []error{err}
+	for _, n := range append(names, filepath.Join(bundle, apiSocket)) {
+		errs = append(errs, ignoreMissing(os.Remove(n)))
+	}
+	return errors.Join(errs...)
+}
+
+// tailWriter logs lines and keeps the last one. It bounds both, whatever is written to it.
+type tailWriter struct {
+	log *log.Entry
+
+	mu     sync.Mutex
+	line   []byte
+	latest string
+}
+
+const maxLogLine = 1024
+
+// Write implements io.Writer and never fails.
+func (t *tailWriter) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range b {
+		switch {
+		case c == '\n':
+			t.emit()
+		case len(t.line) < maxLogLine:
+			t.line = append(t.line, c)
+		}
+	}
+	return len(b), nil
+}
+
+func (t *tailWriter) emit() {
+	if s := strings.TrimSpace(strings.ToValidUTF8(string(t.line), "?")); s != "" {
+		t.latest = s
+		t.log.Info(s)
+	}
+	t.line = t.line[:0]
+}
+
+func (t *tailWriter) flush() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.emit()
+}
+
+func (t *tailWriter) last() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.latest
+}
