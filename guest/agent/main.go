@@ -1,0 +1,88 @@
+// Command agent is PID 1 of the guest: it sets the guest up, calls the shim, serves it, and turns the VM off at the end.
+//
+// The VM is for the shim's containers alone. When the connection to the shim ends, nobody can reach them any more, and the VM
+// powers off; when the agent itself fails, it exits, which the kernel answers with a panic, and the VMM reports that apart.
+// There is no login, no other service, and no configuration but the kernel's command line: fc_log=debug makes the agent talk
+// more (the kernel hands what it does not know itself to PID 1 as environment).
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/guest/link"
+	"github.com/fcshim/containerd-shim-fc-v2/guest/reaper"
+	_ "github.com/fcshim/containerd-shim-fc-v2/guest/reexec"
+	"github.com/fcshim/containerd-shim-fc-v2/guest/service"
+	"github.com/fcshim/containerd-shim-fc-v2/guest/setup"
+)
+
+// stateDir is libcontainer's, on a tmpfs.
+const stateDir = "/run/containers"
+
+// version is the project's, set by the linker: -X main.version=v1.2.3.
+var version = "unknown"
+
+func main() {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "agent: this is PID 1 of a guest, it sets up the machine it runs on and turns it off at the end")
+		os.Exit(1)
+	}
+	// A guest is small, and the agent idles: what it frees should go back soon.
+	debug.SetGCPercent(50)
+	level := os.Getenv("fc_log")
+	if level == "" {
+		level = "warn"
+	}
+	ctx := context.Background()
+	if err := log.SetLevel(level); err != nil {
+		log.G(ctx).WithError(err).Error("fc_log on the kernel's command line")
+	}
+	if err := run(ctx, time.Duration(now.Nano())); err != nil {
+		log.G(ctx).WithError(err).Fatal("the agent cannot go on") // exits
+	}
+	log.G(ctx).WithError(setup.PowerOff()).Fatal("the VM does not power off")
+}
+
+// run works until the shim wants the guest to end, or has gone.
+func run(ctx context.Context, started time.Duration) error {
+	warnings, err := setup.Run()
+	for _, w := range warnings {
+		log.G(ctx).WithError(w).Warn("set-up")
+	}
+	if err != nil {
+		return fmt.Errorf("set the guest up: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	children := reaper.New()
+	go children.Run(ctx)
+	dial := link.Dialer(link.Vsock)
+	s, err := service.New(service.Config{
+		Version: version, Started: started, StateDir: stateDir, Dial: dial, Reaper: children, Shutdown: cancel,
+	})
+	if err != nil {
+		return err
+	}
+	go func() { log.G(ctx).WithError(s.Run()).Error("OOM kills are no longer watched") }()
+	conn, err := dial.Control(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.Serve(ctx, conn); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		log.G(ctx).Warn("the shim has gone")
+		s.StopAll(ctx)
+	}
+	return nil
+}
