@@ -295,6 +295,9 @@ func (q *Queue) Wait() error {
 	}
 }
 
+// Stopped says whether Stop was called: for devices whose requests take long.
+func (q *Queue) Stopped() bool { return q.stopped.Load() }
+
 // Stop ends Wait and Pop, now and for ever. The eventfd stays open for the next Queue, which must not be made before Stop returned.
 func (q *Queue) Stop() {
 	if q.stopped.Swap(true) || q.notify == nil {

@@ -1,0 +1,133 @@
+package block
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/iov"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
+)
+
+// Requests and their results (virtio 1.2 §5.2.6).
+const (
+	headerSize = 16
+	idSize     = 20
+
+	typeIn    = 0
+	typeOut   = 1
+	typeFlush = 4
+	typeGetID = 8
+
+	statusOK    = 0
+	statusIOErr = 1
+	statusUnsup = 2
+)
+
+// maxChunk bounds the bytes of one system call, so that a reset does not wait for a whole large request.
+const maxChunk = 4 << 20
+
+// server is a device at work.
+type server struct {
+	*Device
+	// writeThrough: the driver sends no flushes, so each write must be stable when it is done.
+	writeThrough bool
+	vec          iov.Vec
+	header       [headerSize]byte
+}
+
+// stopper is the part of a queue that a request looks at while it is in work.
+type stopper interface{ Stopped() bool }
+
+// handle carries out the request in c and returns the number of bytes written to c. It fails only when stopped halfway:
+// then the request is abandoned.
+func (s *server) handle(c *queue.Chain, q stopper) (uint32, error) {
+	space := c.WritableLen()
+	if space == 0 {
+		return 0, nil // no room for a status
+	}
+	n := 0
+	for _, b := range c.Readable {
+		n += copy(s.header[n:], b)
+	}
+	status, written := byte(statusIOErr), 0
+	if n == headerSize {
+		var err error
+		if status, written, err = s.do(c, space-1, q); err != nil {
+			return 0, err
+		}
+	}
+	last := c.Writable[len(c.Writable)-1]
+	last[len(last)-1] = status
+	// More than 2^32-1 cannot be told.
+	return uint32(min(written+1, 1<<32-1)), nil
+}
+
+func (s *server) do(c *queue.Chain, space int, q stopper) (status byte, written int, err error) {
+	sector := binary.LittleEndian.Uint64(s.header[8:])
+	switch binary.LittleEndian.Uint32(s.header[:]) {
+	case typeIn:
+		if status, err = s.transfer(c.Writable, 0, space, sector, (*iov.Vec).Preadv, q); status == statusOK {
+			written = space
+		}
+		return status, written, err
+	case typeOut:
+		if s.readOnly {
+			return statusIOErr, 0, nil
+		}
+		status, err = s.transfer(c.Readable, headerSize, c.ReadableLen()-headerSize, sector, (*iov.Vec).Pwritev, q)
+		if status == statusOK && s.writeThrough {
+			status = s.sync()
+		}
+		return status, 0, err
+	case typeFlush:
+		if s.writeback {
+			return s.sync(), 0, nil
+		}
+		return statusOK, 0, nil
+	case typeGetID:
+		var id [idSize]byte
+		copy(id[:], s.id)
+		return statusOK, scatter(c.Writable, id[:min(idSize, space)]), nil
+	}
+	return statusUnsup, 0, nil
+}
+
+// transfer moves n bytes of bufs behind skip from or to the drive.
+func (s *server) transfer(bufs [][]byte, skip, n int, sector uint64, call func(*iov.Vec, int, int64) (int, error), q stopper) (byte, error) {
+	if n%SectorSize != 0 || sector > s.sectors || uint64(n/SectorSize) > s.sectors-sector {
+		return statusIOErr, nil
+	}
+	off := int64(sector * SectorSize)
+	for n > 0 {
+		s.vec.Set(bufs, skip, min(n, maxChunk))
+		for s.vec.Len() > 0 {
+			if q.Stopped() {
+				return statusIOErr, queue.ErrStopped
+			}
+			m, err := call(&s.vec, s.fd, off)
+			if err != nil || m == 0 {
+				return statusIOErr, nil // no bytes: the file was cut short
+			}
+			s.vec.Advance(m)
+			off, skip, n = off+int64(m), skip+m, n-m
+		}
+	}
+	return statusOK, nil
+}
+
+func (s *server) sync() byte {
+	if unix.Fdatasync(s.fd) != nil {
+		return statusIOErr
+	}
+	return statusOK
+}
+
+// scatter copies p to bufs and returns how much fitted.
+func scatter(bufs [][]byte, p []byte) int {
+	n := 0
+	for _, b := range bufs {
+		n += copy(b, p[n:])
+	}
+	return n
+}

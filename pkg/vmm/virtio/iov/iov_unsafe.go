@@ -1,0 +1,95 @@
+// Package iov moves bytes between files and guest memory by the kernel's vectored calls, without a copy and without an
+// allocation. It must be given memory outside the Go heap only.
+package iov
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Max is the largest number of buffers in one call (UIO_MAXIOV).
+const Max = 1024
+
+// Vec is a reusable list of buffers that shrinks as it is worked off. The zero value is empty.
+type Vec struct {
+	iov  []unix.Iovec
+	rest []unix.Iovec
+	n    int
+}
+
+// Set points v at the first max bytes of bufs behind skip; bufs beyond Max are left out.
+//
+// Precondition: bufs are guest memory (mapped outside the Go heap), which stays mapped while v is used: the kernel gets
+// their addresses as integers that the garbage collector does not see.
+func (v *Vec) Set(bufs [][]byte, skip, max int) {
+	v.iov, v.n = v.iov[:0], 0
+	for _, b := range bufs {
+		if skip >= len(b) {
+			skip -= len(b)
+			continue
+		}
+		b, skip = b[skip:], 0
+		b = b[:min(len(b), max-v.n)]
+		if len(b) == 0 || len(v.iov) == Max {
+			break
+		}
+		v.iov = append(v.iov, unix.Iovec{Base: &b[0], Len: uint64(len(b))})
+		v.n += len(b)
+	}
+	v.rest = v.iov
+}
+
+// Len is the number of bytes left.
+func (v *Vec) Len() int { return v.n }
+
+// Advance leaves out the next n bytes, at most Len.
+func (v *Vec) Advance(n int) {
+	v.n -= n
+	for n > 0 {
+		e := &v.rest[0]
+		if uint64(n) < e.Len {
+			// Precondition of Set: not Go memory; and n < Len, so the sum stays inside the buffer.
+			e.Base = (*byte)(unsafe.Add(unsafe.Pointer(e.Base), n))
+			e.Len -= uint64(n)
+			return
+		}
+		n -= int(e.Len)
+		v.rest = v.rest[1:]
+	}
+}
+
+// Preadv fills the buffers from offset off of a file and returns the number of bytes.
+func (v *Vec) Preadv(fd int, off int64) (int, error) {
+	return v.call(unix.SYS_PREADV, fd, off)
+}
+
+// Pwritev writes the buffers at offset off of a file and returns the number of bytes.
+func (v *Vec) Pwritev(fd int, off int64) (int, error) {
+	return v.call(unix.SYS_PWRITEV, fd, off)
+}
+
+// Readv fills the buffers from a file or socket and returns the number of bytes.
+func (v *Vec) Readv(fd int) (int, error) { return v.call(unix.SYS_READV, fd, 0) }
+
+// Writev writes the buffers to a file or socket and returns the number of bytes.
+func (v *Vec) Writev(fd int) (int, error) { return v.call(unix.SYS_WRITEV, fd, 0) }
+
+// call repeats a vectored system call that a signal interrupted.
+//
+// Precondition: v was made by Set.
+func (v *Vec) call(trap uintptr, fd int, off int64) (int, error) {
+	if len(v.rest) == 0 {
+		return 0, nil
+	}
+	for {
+		n, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.rest[0])), uintptr(len(v.rest)), uintptr(off), 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
