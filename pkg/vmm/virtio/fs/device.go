@@ -1,0 +1,105 @@
+// Package fs is the virtio file system device (virtio 1.2 §5.11): one host folder, shared with the guest by FUSE requests
+// on virtqueues. What the requests do is package passthrough's business; this package moves them between the rings and a
+// bounded pool of goroutines. It must never hold up one request for another, nor touch guest memory after Reset.
+package fs
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs/passthrough"
+)
+
+const (
+	// Queues of the device: the one for requests that must not wait (FORGET), then the request queue.
+	hiprioQueue  = 0
+	requestQueue = 1
+
+	hiprioSize = 128
+	// requestSize leaves room for a request of passthrough.MaxIO bytes in single pages, which needs 260 descriptors, and
+	// for some of them at once.
+	requestSize = 1024
+
+	// maxWorkers bounds the requests in service.
+	maxWorkers = 64
+
+	tagLen    = 36
+	configLen = tagLen + 4
+)
+
+// Device is the file system device.
+type Device struct {
+	tag     string
+	space   [configLen]byte
+	srv     *passthrough.Server
+	session *session
+}
+
+var _ virtio.Device = (*Device)(nil)
+
+// New opens the folder and makes the device. Close it after its last Reset.
+func New(cfg config.Filesystem) (*Device, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	srv, err := passthrough.New(passthrough.Config{Root: cfg.PathOnHost, ReadOnly: cfg.IsReadOnly})
+	if err != nil {
+		return nil, fmt.Errorf("filesystems/%s/path_on_host: %w", cfg.FSID, err)
+	}
+	d := &Device{tag: cfg.Tag, srv: srv}
+	copy(d.space[:tagLen], cfg.Tag)
+	binary.LittleEndian.PutUint32(d.space[tagLen:], 1) // num_request_queues
+	return d, nil
+}
+
+// Close resets the device and lets the folder go.
+func (d *Device) Close() error {
+	d.Reset()
+	return d.srv.Close()
+}
+
+// Type is virtio.TypeFS.
+func (d *Device) Type() uint32 { return virtio.TypeFS }
+
+// Features are none: no notification queue.
+func (d *Device) Features() uint64 { return 0 }
+
+// QueueSizes gives the high-priority queue and one request queue.
+func (d *Device) QueueSizes() []uint16 { return []uint16{hiprioSize, requestSize} }
+
+// ReadConfig gives the tag and the number of request queues (virtio 1.2 §5.11.4).
+func (d *Device) ReadConfig(off uint64, p []byte) {
+	clear(p)
+	if off < configLen {
+		copy(p, d.space[off:])
+	}
+}
+
+// WriteConfig does nothing: a driver may write no field.
+func (d *Device) WriteConfig(uint64, []byte) {}
+
+// Activate starts to serve the queues.
+func (d *Device) Activate(a virtio.Activation) error {
+	if len(a.Queues) <= requestQueue || a.Queues[requestQueue] == nil {
+		return fmt.Errorf("virtio-fs %q: driver left the request queue disabled", d.tag)
+	}
+	d.session = newSession(d.tag, d.srv, a.Interrupt)
+	d.session.start(a.Queues[requestQueue], maxWorkers)
+	if q := a.Queues[hiprioQueue]; q != nil {
+		d.session.start(q, 1)
+	}
+	return nil
+}
+
+// Reset abandons what is in service and forgets all that the guest knew. It waits for reads and writes of file data that
+// are under way, up to resetTimeout; what else runs ends on its own and touches nothing of the guest's any more.
+func (d *Device) Reset() {
+	if d.session == nil {
+		return
+	}
+	d.session.stop()
+	d.session = nil
+	d.srv.Forget()
+}

@@ -1,0 +1,86 @@
+package passthrough
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// handle is an open file or directory.
+type handle struct {
+	id   uint64
+	node *node // a reference
+	fd   int
+	dir  bool
+	// lower says that this file, on an overlay, was opened for reading when nobody had yet opened it for writing.
+	lower atomic.Bool
+
+	refs atomic.Int64 // one of the table, one of each user
+
+	mu  sync.Mutex
+	pos int64 // of a directory's descriptor
+}
+
+func (h *handle) put() {
+	if h.refs.Add(-1) == 0 {
+		unix.Close(h.fd)
+		h.node.put()
+	}
+}
+
+// handles is the table of open files.
+type handles struct {
+	max int
+
+	mu   sync.RWMutex
+	m    map[uint64]*handle
+	last uint64
+}
+
+// get returns an open file, or nil; the caller must put it.
+func (t *handles) get(id uint64) *handle {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	h := t.m[id]
+	if h != nil {
+		h.refs.Add(1)
+	}
+	return h
+}
+
+// add takes over h.fd, on an error too, and takes a reference to h.node.
+func (t *handles) add(h *handle) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.m) >= t.max {
+		unix.Close(h.fd)
+		return unix.ENFILE
+	}
+	h.node.refs.Add(1)
+	h.refs.Store(1)
+	t.last++
+	h.id = t.last
+	t.m[h.id] = h
+	return nil
+}
+
+// remove ends the guest's use of an open file.
+func (t *handles) remove(id uint64) {
+	t.mu.Lock()
+	h := t.m[id]
+	delete(t.m, id)
+	t.mu.Unlock()
+	if h != nil {
+		h.put()
+	}
+}
+
+func (t *handles) closeAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, h := range t.m {
+		h.put()
+	}
+	clear(t.m)
+}

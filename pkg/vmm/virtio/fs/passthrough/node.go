@@ -1,0 +1,159 @@
+package passthrough
+
+import (
+	"strconv"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// stale is the answer for an inode that the guest should not know (any more).
+const stale = fuse.Status(unix.ESTALE)
+
+// nodeKey tells inodes apart. The mount is part of it: the same file behind a read-only and a writable mount is two.
+type nodeKey struct {
+	mount    uint64
+	major    uint32
+	minor    uint32
+	ino      uint64
+	fileType uint16
+}
+
+// node is a live inode. Its descriptor keeps the host's inode alive, so that its key stays its own.
+type node struct {
+	id  uint64
+	key nodeKey
+	typ uint32 // S_IFMT bits of the mode; they never change
+	dev dev
+	fd  int // O_PATH
+
+	refs    atomic.Int64 // one of the table, one of each user
+	lookups uint64       // that the guest has not yet forgotten; guarded by tree.mu
+	written atomic.Bool  // it was opened for writing
+}
+
+func keyOf(st *unix.Statx_t) nodeKey {
+	return nodeKey{mount: st.Mnt_id, major: st.Dev_major, minor: st.Dev_minor, ino: st.Ino, fileType: st.Mode & unix.S_IFMT}
+}
+
+// put gives a reference back.
+func (n *node) put() {
+	if n.refs.Add(-1) == 0 {
+		unix.Close(n.fd)
+	}
+}
+
+// path leads to the inode itself, a symbolic link too, wherever it is in the folder now.
+func (n *node) path() string { return "/proc/self/fd/" + strconv.Itoa(n.fd) }
+
+// open opens the inode: a regular file or a directory, nothing else.
+func (n *node) open(flags int) (int, error) {
+	switch n.typ {
+	case unix.S_IFREG, unix.S_IFDIR:
+		return unix.Open(n.path(), flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	case unix.S_IFLNK:
+		return -1, unix.ELOOP
+	}
+	return -1, unix.ENXIO
+}
+
+// node returns a live inode, or nil; the caller must put it.
+func (t *tree) node(id uint64) *node {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n := t.nodes[id]
+	if n != nil {
+		n.refs.Add(1)
+	}
+	return n
+}
+
+// known counts a lookup of an inode that is in the table; else it returns nil. The caller must put the node.
+func (t *tree) known(st *unix.Statx_t) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byKey[keyOf(st)]
+	if n != nil {
+		n.lookups++
+		n.refs.Add(1)
+	}
+	return n
+}
+
+// insert takes over fd, an O_PATH descriptor of what st describes, and counts a lookup. The caller must put the node.
+func (t *tree) insert(fd int, st *unix.Statx_t) (*node, error) {
+	key := keyOf(st)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.byKey[key]; n != nil {
+		unix.Close(fd)
+		n.lookups++
+		n.refs.Add(1)
+		return n, nil
+	}
+	if len(t.nodes) >= t.maxNodes {
+		unix.Close(fd)
+		return nil, unix.ENFILE
+	}
+	t.lastNode++
+	n := &node{id: t.lastNode, key: key, typ: uint32(key.fileType), dev: t.device(fd, st), fd: fd, lookups: 1}
+	n.refs.Store(2)
+	t.nodes[n.id], t.byKey[key] = n, n
+	return n, nil
+}
+
+// Forget takes nlookup lookups of an inode back (fuse_forget_in).
+func (t *tree) Forget(id, nlookup uint64) {
+	if id == fuse.FUSE_ROOT_ID {
+		return
+	}
+	t.mu.Lock()
+	n := t.nodes[id]
+	if n == nil {
+		t.mu.Unlock()
+		return
+	}
+	n.lookups -= min(nlookup, n.lookups)
+	gone := n.lookups == 0
+	if gone {
+		delete(t.nodes, id)
+		delete(t.byKey, n.key)
+	}
+	t.mu.Unlock()
+	if gone {
+		n.put()
+	}
+}
+
+func devOf(st *unix.Statx_t) uint64 { return unix.Mkdev(st.Dev_major, st.Dev_minor) }
+
+// device gives each file system below the folder a small number of its own; the caller holds t.mu.
+func (t *tree) device(fd int, st *unix.Statx_t) dev {
+	id := devOf(st)
+	d, ok := t.devs[id]
+	if !ok {
+		d.index = uint64(len(t.devs))
+		var sfs unix.Statfs_t
+		d.overlay = unix.Fstatfs(fd, &sfs) == nil && sfs.Type == unix.OVERLAYFS_SUPER_MAGIC
+		t.devs[id] = d
+	}
+	return d
+}
+
+// Inode numbers as the guest sees them have their file system's number in the upper bits.
+const (
+	inoBits = 48
+	inoMask = 1<<inoBits - 1
+)
+
+// inode is the guest's number for a file system's inode: the same inode has the same number, and inodes of different file
+// systems do not collide. The guest's share looks like one file system to it. Numbers of more than 48 bits, which some
+// overlays make, are folded, as is the 65,536th file system.
+func (d dev) inode(ino uint64) uint64 {
+	if ino > inoMask {
+		ino *= 0x9e3779b97f4a7c15 // 2^64 over the golden ratio
+		ino = ino ^ ino>>inoBits
+	}
+	return d.index<<inoBits | ino&inoMask
+}

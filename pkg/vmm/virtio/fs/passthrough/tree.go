@@ -1,0 +1,140 @@
+package passthrough
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// tree is what one guest knows of the folder from its INIT to its DESTROY: inodes and open files. Its exported methods are
+// FUSE's operations, called by go-fuse.
+type tree struct {
+	fuse.RawFileSystem // answers ENOSYS to what is not here
+
+	readOnly bool
+	creators *creators
+	wire     *fuse.ProtocolServer
+	handles  handles
+	maxNodes int
+	refs     atomic.Int64 // one of the server, one of each running request
+
+	mu       sync.RWMutex
+	nodes    map[uint64]*node
+	byKey    map[nodeKey]*node
+	devs     map[uint64]dev
+	lastNode uint64
+
+	dirents direntPool
+}
+
+// dev is a file system below the folder.
+type dev struct {
+	index uint64
+	// overlay says that a file opened for reading does not see what was written after its copy-up.
+	overlay bool
+}
+
+func newTree(cfg *Config, root int, c *creators) (*tree, error) {
+	t := &tree{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		readOnly:      cfg.ReadOnly,
+		creators:      c,
+		handles:       handles{max: cfg.MaxHandles, m: make(map[uint64]*handle)},
+		maxNodes:      cfg.MaxNodes,
+		nodes:         make(map[uint64]*node),
+		byKey:         make(map[nodeKey]*node),
+		devs:          make(map[uint64]dev),
+		lastNode:      fuse.FUSE_ROOT_ID - 1,
+	}
+	t.refs.Store(1)
+	fd, err := unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Statx_t
+	if err := statFd(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	if _, err := t.insert(fd, &st); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// put gives a reference back; with the last one all descriptors go.
+func (t *tree) put() {
+	if t.refs.Add(-1) != 0 {
+		return
+	}
+	t.handles.closeAll()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.nodes {
+		n.put()
+	}
+	clear(t.nodes)
+	clear(t.byKey)
+}
+
+// String names the file system, as go-fuse asks.
+func (t *tree) String() string { return "passthrough" }
+
+// writable is EROFS for a share that is read-only.
+func (t *tree) writable() fuse.Status {
+	if t.readOnly {
+		return fuse.EROFS
+	}
+	return fuse.OK
+}
+
+// status is the errno in err. A file system that lacks a system call must not make the guest believe that the whole share
+// lacks it, as ENOSYS would.
+func status(err error) fuse.Status {
+	if err == nil {
+		return fuse.OK
+	}
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return fuse.EIO
+	}
+	if errno == unix.ENOSYS {
+		return fuse.Status(unix.EOPNOTSUPP)
+	}
+	return fuse.Status(errno)
+}
+
+// checkName wants one component of a path.
+func checkName(name string) fuse.Status {
+	switch {
+	case len(name) > maxName:
+		return fuse.Status(unix.ENAMETOOLONG)
+	case name == "" || name == "." || name == "..":
+		return fuse.EINVAL
+	}
+	for i := range len(name) {
+		if name[i] == '/' || name[i] == 0 {
+			return fuse.EINVAL
+		}
+	}
+	return fuse.OK
+}
+
+// parent returns the inode for an operation on one of its names; the caller must put it.
+func (t *tree) parent(id uint64, name string) (*node, fuse.Status) {
+	if st := checkName(name); !st.Ok() {
+		return nil, st
+	}
+	n := t.node(id)
+	if n == nil {
+		return nil, stale
+	}
+	if n.typ != unix.S_IFDIR {
+		n.put()
+		return nil, fuse.ENOTDIR
+	}
+	return n, fuse.OK
+}
