@@ -66,15 +66,24 @@ type bench struct {
 }
 
 func newBench(t testing.TB) *bench {
-	b := &bench{dir: t.TempDir(), machine: &fakeMachine{}}
+	dir := t.TempDir()
+	fillFolder(t, dir)
+	return newBenchIn(dir)
+}
+
+func fillFolder(t testing.TB, dir string) {
 	for _, name := range []string{"vmlinux", "initrd", "disk", "data"} {
-		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(name), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(b.dir, "shared"), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Join(dir, "shared"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func newBenchIn(dir string) *bench {
+	b := &bench{dir: dir, machine: &fakeMachine{}}
 	b.Server = NewServer(Options{ID: "vm-1", Version: "1.2.3", Boot: func(_ context.Context, vm config.VM) (Machine, error) {
 		if b.bootErr != nil {
 			return nil, b.bootErr

@@ -36,8 +36,10 @@ func FuzzAPI(f *testing.F) {
 		f.Add(false, s.method, s.path, []byte(s.body))
 		f.Add(true, s.method, s.path, []byte(s.body))
 	}
+	dir := f.TempDir()
+	fillFolder(f, dir)
 	f.Fuzz(func(t *testing.T, started bool, method, path string, body []byte) {
-		b := newBench(t)
+		b := newBenchIn(dir)
 		if started {
 			b.start(t)
 		}

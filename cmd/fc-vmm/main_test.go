@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
+)
+
+// beMain has the test binary be fc-vmm.
+const beMain = "FC_VMM_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beMain) != "" {
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// process is a running fc-vmm.
+type process struct {
+	*exec.Cmd
+	out *strings.Builder
+}
+
+func start(t *testing.T, files []*os.File, args ...string) *process {
+	t.Helper()
+	p := &process{exec.Command(os.Args[0], args...), &strings.Builder{}}
+	p.Env = append(os.Environ(), beMain+"=1")
+	p.Stdout, p.Stderr, p.ExtraFiles = p.out, p.out, files
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Process.Kill() })
+	return p
+}
+
+// end waits for the process, and gives its status and what it has printed.
+func (p *process) end(t *testing.T) (syscall.WaitStatus, string) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		p.Process.Kill()
+		<-done
+		t.Fatalf("fc-vmm %q did not end:\n%s", p.Args, p.out)
+	}
+	return p.ProcessState.Sys().(syscall.WaitStatus), p.out.String()
+}
+
+// answers waits until the API does.
+func answers(t *testing.T, sock string) *api.Client {
+	t.Helper()
+	c := api.NewClient(sock)
+	t.Cleanup(c.Close)
+	var err error
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if _, err = c.State(context.Background()); err == nil {
+			return c
+		}
+	}
+	t.Fatal(err)
+	return nil
+}
+
+func TestEndsAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	here := write("here", "")
+	bad := write("bad.json", "{\n\"boot-source\": {\"kernel_image_path\": 7}}")
+	none := write("none.json", `{"boot-source": {"kernel_image_path": "`+dir+`/none"}}`)
+	sock := filepath.Join(dir, "fc.sock")
+	tests := []struct {
+		args   []string
+		status int
+		output string
+	}{
+		{[]string{"--help"}, 0, "--parent-fd N"},
+		{[]string{"-h"}, 0, "Exit status:"},
+		{[]string{"--version"}, 0, "fc-vmm "},
+		{[]string{"--nope"}, 1, "flag provided but not defined: -nope (--help lists the options)"},
+		{[]string{"run"}, 1, `argument "run" is not expected`},
+		{[]string{"--id", "a/b"}, 1, `--id is "a/b": want 1 to 64 letters`},
+		{[]string{"--id="}, 1, "--id"},
+		{[]string{"--level=loud"}, 1, `--level is "loud": want Off,`},
+		{[]string{"--no-api"}, 1, "--config-file"},
+		{[]string{"--no-api", "--config-file", none, "--api-sock", sock}, 1, "--api-sock"},
+		{[]string{"--api-fd", "0", "--api-sock", sock}, 1, "--api-fd"},
+		{[]string{"--api-fd=-1"}, 1, "--api-fd is -1"},
+		{[]string{"--api-fd", "77"}, 1, "--api-fd is 77: want an inherited, listening socket"},
+		{[]string{"--api-fd", "three"}, 1, "api-fd"},
+		{[]string{"--parent-fd", "77"}, 1, "--parent-fd 77: bad file descriptor"},
+		{[]string{"--parent-fd", "0"}, 1, "--parent-fd 0: want the read end of a pipe"},
+		{[]string{"--api-sock", here}, 1, "that exists"},
+		{[]string{"--api-sock", "/nope/fc.sock"}, 1, "/nope/fc.sock"},
+		{[]string{"--api-sock", dir + strings.Repeat("/x", 60)}, 1, "want a path of 1 to 107"},
+		{[]string{"--api-sock", sock, "--log-path", dir}, 1, "--log-path"},
+		{[]string{"--api-sock", sock, "--config-file", "/nope"}, 1, "/nope: no such file"},
+		{[]string{"--api-sock", sock, "--config-file", bad}, 1, "kernel_image_path is 7: want a string at line 2 column 38"},
+		{[]string{"--no-api", "--config-file", none}, 1, "kernel_image_path is"},
+	}
+	for _, tt := range tests {
+		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
+			ws, out := start(t, nil, tt.args...).end(t)
+			if ws.ExitStatus() != tt.status || !strings.Contains(out, tt.output) {
+				t.Errorf("status %d, want %d, and output with %q:\n%s", ws.ExitStatus(), tt.status, tt.output, out)
+			}
+			if tt.status != 0 && strings.Count(out, "\n") != 1 {
+				t.Errorf("more than a line:\n%s", out)
+			}
+			if _, err := os.Lstat(sock); err == nil {
+				t.Error("the socket was left behind")
+			}
+		})
+	}
+}
+
+func TestServesUntilTold(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			dir := t.TempDir()
+			sock, logPath := filepath.Join(dir, "fc.sock"), filepath.Join(dir, "log")
+			p := start(t, nil, "--api-sock="+sock, "--id", "vm-7", "--log-path", logPath)
+			c := answers(t, sock)
+			if st, err := os.Stat(sock); err != nil || st.Mode().Perm()&0o077 != 0 {
+				t.Errorf("socket: %v, %v", st.Mode(), err)
+			}
+			if i, err := c.Info(context.Background()); err != nil || i.ID != "vm-7" || i.State != api.NotStarted {
+				t.Errorf("got %+v, %v", i, err)
+			}
+			if err := c.Start(context.Background()); err == nil || !strings.Contains(err.Error(), "without kernel") {
+				t.Errorf("start of nothing: %v", err)
+			}
+			p.Process.Signal(sig)
+			ws, out := p.end(t)
+			if !ws.Exited() || ws.ExitStatus() != 0 || out != "" {
+				t.Errorf("ended with %v:\n%s", ws, out)
+			}
+			if _, err := os.Lstat(sock); err == nil {
+				t.Error("the socket was left behind")
+			}
+			if text, err := os.ReadFile(logPath); err != nil || !strings.Contains(string(text), "without kernel") {
+				t.Errorf("log: %q, %v", text, err)
+			}
+		})
+	}
+}
+
+func TestInheritedSocket(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "fc.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := start(t, []*os.File{f}, "--api-fd", "3")
+	// No wait is needed: the socket listens already.
+	if s, err := api.NewClient(sock).State(context.Background()); err != nil || s != api.NotStarted {
+		t.Errorf("state %q, %v", s, err)
+	}
+	p.Process.Signal(syscall.SIGTERM)
+	if ws, out := p.end(t); ws.ExitStatus() != 0 {
+		t.Errorf("ended with %v:\n%s", ws, out)
+	}
+	if _, err := os.Lstat(sock); err != nil {
+		t.Errorf("it removed a socket that is not its own: %v", err)
+	}
+}
+
+func TestDiesWithParent(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "fc.sock")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, []*os.File{r}, "--parent-fd", "3", "--api-sock", sock)
+	r.Close()
+	answers(t, sock)
+	// Not even a stopped process survives.
+	p.Process.Signal(syscall.SIGSTOP)
+	w.Close()
+	if ws, out := p.end(t); !ws.Signaled() || ws.Signal() != syscall.SIGKILL {
+		t.Errorf("ended with %v:\n%s", ws, out)
+	}
+
+	r, w, err = os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	defer r.Close()
+	if ws, out := start(t, []*os.File{r}, "--parent-fd", "3", "--api-sock", sock+"2").end(t); ws.ExitStatus() != 1 || !strings.Contains(out, "the parent has gone") {
+		t.Errorf("with a pipe that has ended: %v:\n%s", ws, out)
+	}
+}
+
+// The message of a wrong value gets through to the client, and the host's side of it is looked at at once.
+func TestRefusalsName(t *testing.T) {
+	sock := filepath.Join(t.TempDir(), "fc.sock")
+	start(t, nil, "--api-sock", sock)
+	answers(t, sock)
+	out, err := exec.Command("curl", "-s", "--unix-socket", sock, "-X", "PUT", "http://localhost/boot-source",
+		"-d", `{"kernel_image_path": "/nope"}`, "-w", " %{http_code}").Output()
+	if err != nil {
+		t.Skipf("no curl: %v", err)
+	}
+	var status int
+	var f map[string]string
+	body := string(out[:max(len(out)-4, 0)])
+	fmt.Sscan(strings.TrimPrefix(string(out), body), &status)
+	if err := json.Unmarshal([]byte(body), &f); err != nil || status != 400 ||
+		f["fault_message"] != `kernel_image_path is "/nope": want a readable file (no such file or directory)` {
+		t.Errorf("got %q, %v", out, err)
+	}
+}

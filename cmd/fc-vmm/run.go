@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"time"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// Exit statuses besides those of vmm.Reason.
+const (
+	statusStopped = 0
+	statusBad     = 1
+	statusBroken  = 82
+)
+
+const (
+	// stopTimeout is how long the machine may take to end when told to; its parts have shorter bounds of their own.
+	stopTimeout = 15 * time.Second
+	// answerTimeout is how long answers that are being written may take at the end.
+	answerTimeout = 200 * time.Millisecond
+)
+
+// run is the program: it returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	s, err := parseFlags(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		io.WriteString(stdout, usage)
+		return 0
+	case err == nil && s.showVersion:
+		fmt.Fprintln(stdout, "fc-vmm "+version())
+		return 0
+	}
+	if err == nil {
+		var status int
+		if status, err = serve(&s, stdout, stderr); err == nil {
+			return status
+		}
+	}
+	fmt.Fprintln(stderr, "fc-vmm:", err)
+	return statusBad
+}
+
+// serve runs the microVM to its end. An error means that no guest ran.
+func serve(s *settings, stdout, stderr io.Writer) (int, error) {
+	if s.parentFD >= 0 {
+		if err := followParent(s.parentFD); err != nil {
+			return 0, err
+		}
+	}
+	// A reader of the console who leaves must not take the guest along.
+	signal.Ignore(unix.SIGPIPE)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	closeLog, err := openLog(s, stderr)
+	if err != nil {
+		return 0, err
+	}
+	defer closeLog()
+
+	booted := make(chan *vmm.Machine, 1)
+	server := api.NewServer(api.Options{ID: s.id, Version: version(), Boot: func(ctx context.Context, cfg config.VM) (api.Machine, error) {
+		m, err := boot(ctx, cfg, stdout)
+		if err != nil {
+			return nil, err // not m: it would be no nil interface
+		}
+		booted <- m
+		return m, nil
+	}})
+	failed := make(chan error, 1)
+	if !s.noAPI {
+		l, err := listenAPI(s)
+		if err != nil {
+			return 0, err
+		}
+		go func() { failed <- server.Serve(l) }()
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+			defer cancel()
+			server.Shutdown(ctx)
+			l.Close() // which Serve may not have come to
+		}()
+	}
+	if s.configFile != "" {
+		if err := bootFile(server, s.configFile); err != nil {
+			return 0, err
+		}
+	}
+
+	select {
+	case sig := <-signals:
+		log.L.WithField("signal", sig).Info("told to stop before the microVM was started")
+		return statusStopped, nil
+	case err := <-failed:
+		return 0, err
+	case m := <-booted:
+		return follow(m, signals, failed), nil
+	}
+}
+
+// boot makes a machine run.
+func boot(ctx context.Context, cfg config.VM, console io.Writer) (*vmm.Machine, error) {
+	m, err := vmm.New(ctx, cfg, vmm.Options{Console: console})
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Start(ctx); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// follow waits for the machine's end, or brings it about.
+func follow(m *vmm.Machine, signals <-chan os.Signal, failed <-chan error) int {
+	select {
+	case <-m.Done():
+	case sig := <-signals:
+		log.L.WithField("signal", sig).Info("told to stop")
+		return stop(m, signals)
+	case err := <-failed:
+		log.L.WithError(err).Error("the API has failed")
+		stop(m, signals)
+		return statusBroken
+	}
+	return m.Wait().Reason.Status()
+}
+
+// stop ends the machine in bounded time; a second signal ends the wait.
+func stop(m *vmm.Machine, signals <-chan os.Signal) int {
+	go m.Close()
+	select {
+	case <-m.Done():
+		return m.Wait().Reason.Status()
+	case <-signals:
+		log.L.Error("told to stop again: not waiting for the microVM's end")
+	case <-time.After(stopTimeout):
+		log.L.Errorf("the microVM did not end within %v", stopTimeout)
+	}
+	return statusBroken
+}
+
+func listenAPI(s *settings) (net.Listener, error) {
+	if s.apiFD >= 0 {
+		return inherit(s.apiFD)
+	}
+	return listen(s.apiSock)
+}
+
+// bootFile does what --config-file says.
+func bootFile(server *api.Server, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("--config-file: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, api.MaxConfigFile+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("--config-file: %w", err)
+	case len(text) > api.MaxConfigFile:
+		return fmt.Errorf("--config-file is %q: want at most %d bytes", path, api.MaxConfigFile)
+	}
+	ctx := context.Background()
+	if err := server.Configure(ctx, text); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return server.Start(ctx)
+}
+
+// openLog directs the log. A named pipe is taken too, as Firecracker does; opened for reading as well, it cannot block.
+func openLog(s *settings, stderr io.Writer) (func(), error) {
+	level, err := logLevel(s.level)
+	if err != nil {
+		return nil, err
+	}
+	out, done := stderr, func() {}
+	if s.logPath != "" {
+		flags := os.O_WRONLY
+		if st, err := os.Stat(s.logPath); err == nil && st.Mode()&os.ModeNamedPipe != 0 {
+			flags = os.O_RDWR
+		}
+		f, err := os.OpenFile(s.logPath, flags|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("--log-path: %w", err)
+		}
+		out, done = f, func() { f.Close() }
+	}
+	if level == "" {
+		level, out = "panic", io.Discard
+	}
+	log.L.Logger.SetOutput(out)
+	return done, log.SetLevel(level)
+}
+
+// version is what the build has recorded.
+func version() string {
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "(devel)"
+}
