@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
+)
+
+// port is code that writes v to an I/O port: mov dx, port; mov al, v; out dx, al.
+func port(port uint16, v byte) []byte {
+	return []byte{0x66, 0xba, byte(port), byte(port >> 8), 0xb0, v, 0xee}
+}
+
+// kernel makes a kernel that prints text on the serial console and goes on with code, and gives its path.
+func kernel(t *testing.T, text string, code ...byte) string {
+	t.Helper()
+	var all []byte
+	for _, c := range []byte(text) {
+		all = append(all, port(0x3f8, c)...)
+	}
+	path := filepath.Join(t.TempDir(), "kernel")
+	if err := os.WriteFile(path, vmmtest.ELF(append(all, code...)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// spin is jmp to itself: a guest that leaves KVM_RUN for nobody.
+var spin = []byte{0xeb, 0xfe}
+
+var ends = []struct {
+	name   string
+	code   []byte
+	status int
+}{
+	{"reboot", port(0x64, 0xfe), 0},
+	{"power off", port(0x600, 5<<2|1<<5), 80},
+	{"panic", port(0x505, 1), 81},
+	{"triple fault", []byte{0x0f, 0x0b}, 82},
+}
+
+func TestStatusOverAPI(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	for _, tt := range ends {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			sock, console := filepath.Join(dir, "fc.sock"), filepath.Join(dir, "console")
+			p := start(t, nil, "--api-sock", sock)
+			c := answers(t, sock)
+			ctx := context.Background()
+			if err := c.PutBootSource(ctx, config.BootSource{KernelImagePath: kernel(t, "hello", append(tt.code, spin...)...)}); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.PutSerial(ctx, config.Serial{SerialOutPath: console}); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			ws, out := p.end(t)
+			if !ws.Exited() || ws.ExitStatus() != tt.status {
+				t.Errorf("ended with %v, want status %d:\n%s", ws, tt.status, out)
+			}
+			if text, err := os.ReadFile(console); err != nil || string(text) != "hello" {
+				t.Errorf("console: %q, %v", text, err)
+			}
+			if _, err := os.Lstat(sock); err == nil {
+				t.Error("the socket was left behind")
+			}
+		})
+	}
+}
+
+func TestStatusFromFile(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	for _, tt := range ends {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "vm.json")
+			text := `{"boot-source": {"kernel_image_path": "` + kernel(t, "hello", append(tt.code, spin...)...) + `"},
+				"machine-config": {"vcpu_count": 2, "mem_size_mib": 64}}`
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ws, out := start(t, nil, "--no-api", "--config-file", path, "--level", "error").end(t)
+			if !ws.Exited() || ws.ExitStatus() != tt.status || !strings.HasPrefix(out, "hello") {
+				t.Errorf("ended with %v, want status %d:\n%s", ws, tt.status, out)
+			}
+		})
+	}
+}
+
+// A guest that never leaves the CPU can be paused, told to stop, and killed by its parent's death.
+func TestSpinningGuest(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	boot := func(t *testing.T, files []*os.File, args ...string) (*process, *api.Client) {
+		sock := filepath.Join(t.TempDir(), "fc.sock")
+		p := start(t, files, append(args, "--api-sock", sock)...)
+		c := answers(t, sock)
+		ctx := context.Background()
+		if err := c.PutBootSource(ctx, config.BootSource{KernelImagePath: kernel(t, "", spin...)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return p, c
+	}
+	t.Run("pause, resume, SIGTERM", func(t *testing.T) {
+		p, c := boot(t, nil)
+		for _, step := range []struct {
+			do   func(context.Context) error
+			want api.State
+		}{{c.Pause, api.Paused}, {c.Pause, api.Paused}, {c.Resume, api.Running}} {
+			if err := step.do(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if s, err := c.State(context.Background()); err != nil || s != step.want {
+				t.Fatalf("state %q, %v, want %q", s, err, step.want)
+			}
+		}
+		if err := c.PutEntropy(context.Background(), config.Entropy{}); err == nil || !strings.Contains(err.Error(), "after starting") {
+			t.Errorf("a device after the start: %v", err)
+		}
+		p.Process.Signal(syscall.SIGTERM)
+		if ws, out := p.end(t); !ws.Exited() || ws.ExitStatus() != 0 {
+			t.Errorf("ended with %v:\n%s", ws, out)
+		}
+	})
+	t.Run("parent's death", func(t *testing.T) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _ := boot(t, []*os.File{r}, "--parent-fd", "3")
+		r.Close()
+		began := time.Now()
+		w.Close()
+		if ws, out := p.end(t); !ws.Signaled() || ws.Signal() != syscall.SIGKILL {
+			t.Errorf("ended with %v:\n%s", ws, out)
+		}
+		t.Logf("killed after %v", time.Since(began))
+	})
+}
+
+// A start that fails says why, leaves nothing running, and can be tried again.
+func TestStartFails(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	dir := t.TempDir()
+	sock, text := filepath.Join(dir, "fc.sock"), filepath.Join(dir, "text")
+	if err := os.WriteFile(text, bytes.Repeat([]byte("no kernel\n"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, nil, "--api-sock", sock)
+	c := answers(t, sock)
+	ctx := context.Background()
+	if err := c.PutBootSource(ctx, config.BootSource{KernelImagePath: text}); err != nil {
+		t.Fatal(err)
+	}
+	err := c.Start(ctx)
+	if err == nil || !strings.Contains(err.Error(), "kernel_image_path") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("start of no kernel: %v", err)
+	}
+	t.Log(err)
+	if s, err := c.State(ctx); err != nil || s != api.NotStarted {
+		t.Errorf("state %q, %v", s, err)
+	}
+	if err := c.PutBootSource(ctx, config.BootSource{KernelImagePath: kernel(t, "", port(0x600, 5<<2|1<<5)...)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if ws, out := p.end(t); ws.ExitStatus() != 80 {
+		t.Errorf("ended with %v:\n%s", ws, out)
+	}
+}
