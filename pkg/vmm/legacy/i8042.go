@@ -173,3 +173,17 @@ func (k *I8042) interrupt() {
 		k.irq.Trigger()
 	}
 }
+
+// CtrlAltDel presses and lets go of the three keys.
+func (k *I8042) CtrlAltDel() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	codes := []byte{0x14, 0x11, 0xe0, 0x71, 0xe0, 0xf0, 0x71, 0xf0, 0x11, 0xf0, 0x14} // set 2
+	if k.ctr&ctrTranslate != 0 {
+		codes = []byte{0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d} // set 1
+	}
+	for _, c := range codes {
+		k.answer(c)
+	}
+	k.interrupt()
+}

@@ -1,0 +1,211 @@
+package vmm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
+)
+
+// State says where the machine is in its life.
+func (m *Machine) State() State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state
+}
+
+func (m *Machine) wrongState(op string) error {
+	return fmt.Errorf("%s: %w: %s: %w", op, ErrState, m.state, errdefs.ErrFailedPrecondition)
+}
+
+// Start lets the vCPUs run. A machine starts once.
+func (m *Machine) Start(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != NotStarted {
+		return m.wrongState("start")
+	}
+	m.state = Running
+	m.startedAt = time.Now()
+	for _, v := range m.vcpus {
+		go v.loop(m.handleExit, func(err error) { m.finish(Exit{Reason: Fault, Err: fmt.Errorf("vCPU %d: %w", v.id, err)}) })
+	}
+	log.G(ctx).WithField("vcpus", len(m.vcpus)).Debug("machine runs")
+	return nil
+}
+
+// Pause stops all vCPUs and returns when none executes guest code any more. Pausing a paused machine does nothing. On an
+// error the machine runs on.
+func (m *Machine) Pause(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch m.state {
+	case Paused:
+		return nil
+	case Running:
+	default:
+		return m.wrongState("pause")
+	}
+	ctx, cancel := awaitContext(ctx, kickTimeout, "stopping the vCPUs")
+	defer cancel()
+	for _, v := range m.vcpus {
+		v.tell(commandPause)
+	}
+	for _, v := range m.vcpus {
+		if err := v.await(ctx, v.parked); err != nil {
+			for _, v := range m.vcpus {
+				v.tell(commandRun)
+			}
+			return fmt.Errorf("pause: %w", err)
+		}
+	}
+	m.state = Paused
+	return nil
+}
+
+// Resume lets the vCPUs run on after Pause. Resuming a running machine does nothing.
+func (m *Machine) Resume(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch m.state {
+	case Running:
+		return nil
+	case Paused:
+	default:
+		return m.wrongState("resume")
+	}
+	for _, v := range m.vcpus {
+		// Keeps the guest's watchdogs from taking the pause for a hang. A guest without kvm-clock has nothing to be told.
+		if err := v.KVMClockCtrl(); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("resume: vCPU %d: %w", v.id, err)
+		}
+	}
+	for _, v := range m.vcpus {
+		v.tell(commandRun)
+	}
+	m.state = Running
+	return nil
+}
+
+// SendCtrlAltDel presses the keys on the guest's keyboard.
+func (m *Machine) SendCtrlAltDel(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != Running {
+		return m.wrongState("Ctrl+Alt+Del")
+	}
+	m.i8042.CtrlAltDel()
+	return nil
+}
+
+// Wait returns when the machine has ended and nothing of it is left.
+func (m *Machine) Wait() Exit {
+	<-m.ended
+	return m.exit
+}
+
+// Done is closed when Wait would return at once.
+func (m *Machine) Done() <-chan struct{} { return m.ended }
+
+// Close ends the machine, whatever its state, and returns when nothing of it is left. The error is what could not be taken
+// apart in time. A second Close returns the same.
+func (m *Machine) Close() error {
+	m.finish(Exit{Reason: Stopped})
+	return m.Wait().Err
+}
+
+// handleExit does for a vCPU what KVM leaves to user space. It runs on the vCPU's thread.
+func (m *Machine) handleExit(v *vcpu, reason kvm.ExitReason) {
+	var err error
+	switch reason {
+	case kvm.ExitIO:
+		var io kvm.IO
+		if io, err = v.IO(); err == nil {
+			m.handleIO(io)
+			return
+		}
+	case kvm.ExitMMIO:
+		var a kvm.MMIO
+		if a, err = v.MMIO(); err == nil {
+			m.handleMMIO(a)
+			return
+		}
+	case kvm.ExitSystemEvent:
+		switch v.SystemEvent() {
+		case kvm.SystemEventShutdown:
+			m.finish(Exit{Reason: PoweredOff})
+			return
+		case kvm.SystemEventReset:
+			m.finish(Exit{Reason: Rebooted})
+			return
+		case kvm.SystemEventCrash:
+			m.finish(Exit{Reason: Panicked})
+			return
+		}
+		err = v.ExitError(reason)
+	case kvm.ExitShutdown:
+		err = fmt.Errorf("triple fault (%w)", v.ExitError(reason))
+	default:
+		err = v.ExitError(reason)
+	}
+	if r, rerr := v.Regs(); rerr == nil {
+		err = fmt.Errorf("%w at rip %#x, rsp %#x", err, r.RIP, r.RSP)
+	}
+	m.finish(Exit{Reason: Fault, Err: fmt.Errorf("vCPU %d: %w", v.id, err)})
+}
+
+// finish ends the machine for the first reason that anybody gives. It does not wait, and no vCPU of the caller's thread
+// executes another instruction of the guest.
+func (m *Machine) finish(e Exit) {
+	m.finishOnce.Do(func() {
+		m.exit = e
+		for _, v := range m.vcpus {
+			v.tell(commandStop)
+		}
+		go m.end()
+	})
+}
+
+// end waits for the vCPUs and gives everything back.
+func (m *Machine) end() {
+	defer close(m.ended)
+	m.mu.Lock()
+	started := m.state != NotStarted
+	m.state = Ended
+	m.mu.Unlock()
+	var errs []error
+	if started {
+		ctx, cancel := awaitContext(context.Background(), kickTimeout, "ending the vCPUs")
+		defer cancel()
+		for _, v := range m.vcpus {
+			errs = append(errs, v.await(ctx, nil))
+		}
+	}
+	stopped := errors.Join(errs...) == nil
+	released := make(chan error, 1)
+	go func() { released <- m.release(stopped) }()
+	t := time.NewTimer(closeTimeout)
+	defer t.Stop()
+	select {
+	case err := <-released:
+		errs = append(errs, err)
+	case <-t.C:
+		errs = append(errs, fmt.Errorf("ending the devices took longer than %s: %w", closeTimeout, context.DeadlineExceeded))
+	}
+	left := errors.Join(errs...)
+	entry := m.log.WithField("reason", m.exit.Reason.String())
+	if m.exit.Err != nil {
+		entry = entry.WithError(m.exit.Err)
+	}
+	if left != nil {
+		m.log.WithError(left).Error("machine was not taken apart cleanly")
+	}
+	m.exit.Err = errors.Join(m.exit.Err, left)
+	entry.Info("machine has ended")
+}
