@@ -173,6 +173,9 @@ func (c *container) watch(ctx context.Context, p *process) {
 func (c *container) awaitExit(ctx context.Context, p *process) (status uint32, alive bool) {
 	resp, err := c.vm.agent.Wait(ctx, &agentpb.WaitRequest{ContainerId: c.id, ExecId: p.execID})
 	if err == nil {
+		if resp.GetOomKilled() {
+			c.oomAtExit()
+		}
 		return min(resp.GetExitStatus(), 255), true
 	}
 	logger := log.G(ctx).WithFields(log.Fields{"container": c.id, "exec": p.execID})
@@ -334,4 +337,14 @@ func (c *container) oom() {
 	c.oomKills++
 	c.mu.Unlock()
 	c.events.send(&eventstypes.TaskOOM{ContainerID: c.id})
+}
+
+// oomAtExit is for an OOM kill that the agent could tell at the exit only.
+func (c *container) oomAtExit() {
+	c.mu.Lock()
+	known := c.oomKills > 0
+	c.mu.Unlock()
+	if !known {
+		c.oom()
+	}
 }

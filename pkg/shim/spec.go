@@ -87,7 +87,7 @@ type bind struct {
 // the shared tree must show for it.
 //
 // Rules: root and bind sources move to the shared tree; filesystems that a kernel makes are made by the guest's;
-// namespaces are the guest's, with no network namespace for now; limits stay, for the guest's cgroups, but for those that
+// namespaces are the guest's, and its network is that of the container; limits stay, for the guest's cgroups, but for those that
 // name host hardware; the host's LSM profiles mean nothing in there.
 func guestSpec(spec *specs.Spec, cid, bundle string) ([]bind, error) {
 	dir := path.Join(agent.SharedDir, cid)
@@ -200,11 +200,6 @@ func guestLinux(l *specs.Linux, cid string) {
 	})
 	for i := range l.Namespaces {
 		l.Namespaces[i].Path = "" // a path names a namespace of the host
-	}
-	for key := range l.Sysctl {
-		if strings.HasPrefix(key, "net.") {
-			delete(l.Sysctl, key) // without a network namespace of its own, libcontainer would refuse the container
-		}
 	}
 	r := l.Resources
 	if r == nil {

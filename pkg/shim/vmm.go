@@ -68,10 +68,7 @@ func (p *vmmProcess) reap() {
 	err := p.cmd.Wait()
 	p.parent.Close()
 	p.output.flush()
-	p.err = exitReason(p.cmd.ProcessState, err)
-	if last := p.output.last(); last != "" {
-		p.err = fmt.Errorf("%w: %s", p.err, last)
-	}
+	p.err = exitReason(p.cmd.ProcessState, err, p.output.last())
 	close(p.done)
 }
 
@@ -92,14 +89,16 @@ const (
 	vmmBroken     = 82
 )
 
-func exitReason(state *os.ProcessState, err error) error {
+// exitReason puts an exit into words; last is what fc-vmm said last, which explains an end of its own accord.
+func exitReason(state *os.ProcessState, err error, last string) error {
 	if state == nil {
 		return fmt.Errorf("fc-vmm: %w", err)
 	}
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return fmt.Errorf("fc-vmm was killed by %s", unix.SignalName(ws.Signal()))
 	}
-	switch code := state.ExitCode(); code {
+	what := fmt.Sprintf("fc-vmm ended with status %d", state.ExitCode())
+	switch state.ExitCode() {
 	case vmmRebooted:
 		return errors.New("the guest has ended (reset)")
 	case vmmPoweredOff:
@@ -107,12 +106,14 @@ func exitReason(state *os.ProcessState, err error) error {
 	case vmmPanicked:
 		return errors.New("the guest's kernel has panicked")
 	case vmmBroken:
-		return errors.New("the VM has broken down (triple fault or an error of KVM)")
+		what = "the VM has broken down (triple fault or an error of KVM)"
 	case vmmBadConfig:
-		return errors.New("fc-vmm refused its configuration")
-	default:
-		return fmt.Errorf("fc-vmm ended with status %d", code)
+		what = "fc-vmm refused its configuration"
 	}
+	if last != "" {
+		return fmt.Errorf("%s: %s", what, last)
+	}
+	return errors.New(what)
 }
 
 // sockets is a folder to bind Unix sockets in by a short name, whatever the folder's own path is.
@@ -126,7 +127,9 @@ func openSockets(folder string) (*sockets, error) {
 	return &sockets{dir: f}, nil
 }
 
-func (s *sockets) path(name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", s.dir.Fd(), name) }
+func (s *sockets) path(name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", s.dir.Fd(), name)
+}
 
 // listen binds a socket in the folder that only root can connect to; what an earlier process left there is replaced.
 func (s *sockets) listen(name string) (*net.UnixListener, error) {

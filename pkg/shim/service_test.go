@@ -1,0 +1,409 @@
+package shim
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/cgroups/v3/cgroup2/stats"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+)
+
+func TestLifecycle(t *testing.T) {
+	w := newWorld(t, "", "sh", "-c", "echo out; exit 7")
+	c := w.client(false)
+	c.read(0)
+	if err := w.create(c); err != nil {
+		t.Fatal(err)
+	}
+	if st := w.state(""); st.Status != task.Status_CREATED || st.Pid == 0 || st.Stdout != c.stdoutPath {
+		t.Errorf("after Create: %v", st)
+	}
+	if err := w.create(c); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("a second Create: %v", err)
+	}
+	w.start("")
+	w.wait("", 7)
+	if out := <-c.out; out != "out\n" {
+		t.Errorf("output %q", out)
+	}
+	if st := w.state(""); st.Status != task.Status_STOPPED || st.ExitStatus != 7 || st.ExitedAt == nil {
+		t.Errorf("after the exit: %v", st)
+	}
+	if p, err := w.Pids(w.ctx, &taskapi.PidsRequest{ID: cid}); err != nil || len(p.Processes) == 0 {
+		t.Errorf("Pids of a stopped task: %v %v: containerd would take the shim for a leaked one", p, err)
+	}
+	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, Signal: 9}); !errdefs.IsNotFound(err) {
+		t.Errorf("Kill after the exit: %v", err)
+	}
+	if _, err := w.Shutdown(w.ctx, &taskapi.ShutdownRequest{ID: cid}); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.delete(""); r.ExitStatus != 7 || r.Pid == 0 {
+		t.Errorf("Delete answered %v", r)
+	}
+	w.nothingLeft() // already, not only after Shutdown
+	if _, err := w.Delete(w.ctx, &taskapi.DeleteRequest{ID: cid}); !errdefs.IsNotFound(err) {
+		t.Errorf("a second Delete: %v", err)
+	}
+	w.wantEvents("create", "start", "exit c1 7", "delete")
+}
+
+func (w *world) state(execID string) *taskapi.StateResponse {
+	w.Helper()
+	r, err := w.State(w.ctx, &taskapi.StateRequest{ID: cid, ExecID: execID})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return r
+}
+
+// bulk is 20 MiB that do not repeat soon.
+func bulk() string {
+	var b strings.Builder
+	for i := 0; b.Len() < 20<<20; i++ {
+		sum := sha256.Sum256(fmt.Append(nil, i))
+		b.Write(sum[:])
+	}
+	return b.String()
+}
+
+func TestInputAndOutputAreExact(t *testing.T) {
+	w := newWorld(t, "", "cat")
+	c, data := w.client(true), bulk()
+	c.read(time.Millisecond)
+	w.run(c)
+	stdin, err := os.OpenFile(c.stdinPath, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = stdin.WriteString(data)
+		_, _ = w.CloseIO(w.ctx, &taskapi.CloseIORequest{ID: cid, Stdin: true})
+		stdin.Close()
+	}()
+	w.wait("", 0)
+	if out := <-c.out; out != data {
+		t.Errorf("%d bytes came back of %d, or others", len(out), len(data))
+	}
+	w.delete("")
+	w.wantEvents("create", "start", "exit c1 0", "delete")
+}
+
+func TestInputEndsWithCloseIOOnly(t *testing.T) {
+	w := newWorld(t, "", "cat")
+	c := w.client(true)
+	c.read(0)
+	w.run(c)
+	for _, word := range []string{"a", "b"} { // a client that goes, and one that comes
+		if err := os.WriteFile(c.stdinPath, []byte(word), 0); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if st := w.state(""); st.Status != task.Status_RUNNING {
+		t.Fatalf("the process ended with the client: %v", st)
+	}
+	for range 2 {
+		if _, err := w.CloseIO(w.ctx, &taskapi.CloseIORequest{ID: cid, Stdin: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wait("", 0)
+	if out := <-c.out; out != "ab" {
+		t.Errorf("output %q", out)
+	}
+	w.delete("")
+}
+
+func TestOutputBeforeExit(t *testing.T) {
+	w := newWorld(t, "", "head", "-c", "20971520", "/dev/zero")
+	c := w.client(false)
+	c.read(2 * time.Millisecond) // slower than the process
+	w.run(c)
+	w.wait("", 0)
+	select {
+	case out := <-c.out:
+		if len(out) != 20<<20 {
+			t.Errorf("%d bytes", len(out))
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the output did not end with Wait")
+	}
+	w.delete("")
+}
+
+func TestExec(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	w.run(nil)
+	c := w.client(false)
+	c.read(0)
+	if err := w.exec("e1", c, "sh", "-c", "echo exec; exit 3"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.exec("e1", nil, "true"); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("the same id again: %v", err)
+	}
+	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, ExecID: "e1", Signal: 9}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Kill before the start: %v", err)
+	}
+	w.start("e1")
+	w.wait("e1", 3)
+	if out := <-c.out; out != "exec\n" {
+		t.Errorf("output %q", out)
+	}
+	if r := w.delete("e1"); r.ExitStatus != 3 {
+		t.Errorf("Delete answered %v", r)
+	}
+	if err := w.exec("e2", nil, "sleep", "100"); err != nil {
+		t.Fatal(err)
+	}
+	w.start("e2")
+	if _, err := w.Delete(w.ctx, &taskapi.DeleteRequest{ID: cid, ExecID: "e2"}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Delete of a running exec: %v", err)
+	}
+	if p, err := w.Pids(w.ctx, &taskapi.PidsRequest{ID: cid}); err != nil || len(p.Processes) != 2 || p.Processes[1].Info == nil {
+		t.Errorf("Pids: %v %v", p, err)
+	}
+	if err := w.exec("e3", nil, "/no/such/program"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Start(w.ctx, &taskapi.StartRequest{ID: cid, ExecID: "e3"}); err == nil {
+		t.Error("a program that is not there was started")
+	}
+	w.delete("e3")
+	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, Signal: uint32(syscall.SIGTERM)}); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("", 128+15)
+	if err := w.exec("e4", nil, "true"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("an exec after the end: %v", err)
+	}
+	w.delete("")
+	w.wantEvents("create", "start", "exec-added e1", "exec-started e1", "exit e1 3", "exec-added e2", "exec-started e2",
+		"exec-added e3", "exit e2 137", "exit c1 143", "delete")
+}
+
+func TestPauseStatsOOM(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	if err := w.create(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Pause(w.ctx, &taskapi.PauseRequest{ID: cid}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Pause before the start: %v", err)
+	}
+	w.start("")
+	if _, err := w.Pause(w.ctx, &taskapi.PauseRequest{ID: cid}); err != nil {
+		t.Fatal(err)
+	}
+	if st := w.state(""); st.Status != task.Status_PAUSED {
+		t.Errorf("after Pause: %v", st)
+	}
+	if _, err := w.Resume(w.ctx, &taskapi.ResumeRequest{ID: cid}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.ResizePty(w.ctx, &taskapi.ResizePtyRequest{ID: cid, Width: 80, Height: 25}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("ResizePty without a terminal: %v", err)
+	}
+	if r, err := w.Connect(w.ctx, &taskapi.ConnectRequest{ID: cid}); err != nil || r.TaskPid == 0 || r.ShimPid != uint32(os.Getpid()) {
+		t.Errorf("Connect: %v %v", r, err)
+	}
+	if _, err := w.Update(w.ctx, &taskapi.UpdateTaskRequest{ID: cid}); !errdefs.IsNotImplemented(err) {
+		t.Errorf("Update: %v", err)
+	}
+	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, Signal: uint32(syscall.SIGUSR1)}); err != nil { // the fake's OOM
+		t.Fatal(err)
+	}
+	w.eventually("the OOM event", func() bool {
+		w.recorder.mu.Lock()
+		defer w.recorder.mu.Unlock()
+		return w.recorder.list[len(w.recorder.list)-1] == "oom"
+	})
+	m := w.metrics()
+	if m.GetPids().GetCurrent() != 3 || m.GetMemoryEvents().GetOomKill() != 1 {
+		t.Errorf("Stats: %v", m)
+	}
+	if _, err := w.Delete(w.ctx, &taskapi.DeleteRequest{ID: cid}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Delete of a running task: %v", err)
+	}
+	w.pod.vm.process.kill()
+	w.wait("", 137)
+	if m := w.metrics(); m.GetMemoryEvents().GetOomKill() != 1 {
+		t.Errorf("Stats after the VM's death: %v", m)
+	}
+	w.delete("")
+	w.wantEvents("create", "start", "paused", "resumed", "oom", "exit c1 137", "delete")
+}
+
+func (w *world) metrics() *stats.Metrics {
+	w.Helper()
+	r, err := w.Stats(w.ctx, &taskapi.StatsRequest{ID: cid})
+	if err != nil {
+		w.Fatal(err)
+	}
+	m := &stats.Metrics{}
+	if err := typeurl.UnmarshalTo(r.Stats, m); err != nil {
+		w.Fatal(err)
+	}
+	return m
+}
+
+func (w *world) eventually(what string, ok func() bool) {
+	w.Helper()
+	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.Fatalf("%s did not come", what)
+		}
+	}
+}
+
+func TestDeleteBeforeStart(t *testing.T) {
+	w := newWorld(t, "", "true")
+	if err := w.create(nil); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.delete(""); r.ExitStatus != 137 {
+		t.Errorf("Delete answered %v", r)
+	}
+	w.wantEvents("create", "exit c1 137", "delete")
+}
+
+func TestTerminal(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	c := w.client(false)
+	c.read(0)
+	if _, err := w.Create(w.ctx, &taskapi.CreateTaskRequest{ID: cid, Bundle: w.bundle, Rootfs: w.rootfs, Options: w.options(), Stdout: c.stdoutPath, Stderr: "/nowhere", Terminal: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.start("")
+	if _, err := w.ResizePty(w.ctx, &taskapi.ResizePtyRequest{ID: cid, Width: 80, Height: 25}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(filepath.Join(w.bundle, "resized")); string(got) != "80x25" {
+		t.Errorf("resized to %q", got)
+	}
+	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, Signal: 9, All: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("", 137)
+	w.delete("")
+}
+
+// Each way in which a VM can die ends its tasks within 5 s.
+func TestDeaths(t *testing.T) {
+	for name, die := range map[string]func(w *world){
+		"fc-vmm killed": func(w *world) { _ = w.pod.vm.process.cmd.Process.Kill() },
+		"agent gone":    func(w *world) { _, _ = w.Resume(w.ctx, &taskapi.ResumeRequest{ID: cid}) },
+		"power off":     func(w *world) { _, _ = w.pod.vm.agent.Shutdown(w.ctx, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "badresume", "sleep", "100")
+			c := w.client(false) // nobody reads on
+			f, err := os.OpenFile(c.stdoutPath, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			w.run(c)
+			if err := w.exec("e1", nil, "sleep", "100"); err != nil {
+				t.Fatal(err)
+			}
+			w.start("e1")
+			begin := time.Now()
+			die(w)
+			w.wait("", 137)
+			if d := time.Since(begin); d > 5*time.Second {
+				t.Errorf("it took %v", d)
+			}
+			w.wait("e1", 137)
+			if _, err := w.Start(w.ctx, &taskapi.StartRequest{ID: cid}); err == nil {
+				t.Error("a dead task was started")
+			}
+			w.delete("e1")
+			w.delete("")
+			w.wantEvents("create", "start", "exec-added e1", "exec-started e1", "exit e1 137", "exit c1 137", "delete")
+		})
+	}
+}
+
+func TestCreateFails(t *testing.T) {
+	for _, tt := range []struct {
+		name, fake string
+		break_     func(w *world)
+		want       string
+	}{
+		{"no kernel", "", func(w *world) { os.Remove(filepath.Join(filepath.Dir(w.settings), "vmlinux")) }, "vmlinux: no such file"},
+		{"kernel that is none", "", func(w *world) { w.write(filepath.Join(filepath.Dir(w.settings), "vmlinux"), "x") }, "neither an ELF kernel nor a bzImage"},
+		{"no image", "", func(w *world) { os.Remove(filepath.Join(filepath.Dir(w.settings), "guest.img")) }, "guest.img: no such file"},
+		{"no kvm", "", func(w *world) { w.kvm = func() (int, error) { return 0, errors.New("no /dev/kvm") } }, "no /dev/kvm"},
+		{"too many vCPUs", "", func(w *world) { w.kvm = func() (int, error) { return 0, nil } }, "1 vCPUs asked for"},
+		{"unknown key", "", func(w *world) { w.write(w.settings, "\nkernal = 1\n") }, `line 2: unknown key "kernal"`},
+		{"no settings", "", func(w *world) { os.Remove(w.settings) }, "cannot read the settings"},
+		{"no process", "", func(w *world) { w.write(filepath.Join(w.bundle, "config.json"), `{"linux":{}}`) }, "no process"},
+		{"hooks", "", func(w *world) {
+			w.write(filepath.Join(w.bundle, "config.json"), `{"linux":{},"root":{"path":"r"},"process":{"args":["a"]},"hooks":{"createRuntime":[{"path":"/x"}]}}`)
+		}, "hooks (createRuntime) are not supported yet"},
+		{"mount that fails", "", func(w *world) {
+			w.rootfs = []*types.Mount{{Type: "bind", Source: "/no/such", Options: []string{"rbind"}}}
+		}, "mount the root filesystem"},
+		{"refused by fc-vmm", "refuse", nil, "boot_args: not today"},
+		{"fc-vmm dies", "die", nil, "something is wrong"},
+		{"guest panics", "panic", nil, "kernel has panicked"},
+		{"agent silent", "silent", func(w *world) {
+			data, _ := os.ReadFile(w.settings)
+			w.write(w.settings, strings.Replace(string(data), "10s", "300ms", 1))
+		}, "guest agent did not connect within 300ms"},
+		{"agent refuses", "nocreate", nil, "no container today"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, tt.fake, "true")
+			if tt.break_ != nil {
+				tt.break_(w)
+			}
+			begin := time.Now()
+			err := w.create(nil)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %q, want %q in one line", err, tt.want)
+			}
+			if d := time.Since(begin); d > 5*time.Second {
+				t.Errorf("it took %v", d)
+			}
+			w.nothingLeft()
+			w.wantEvents()
+		})
+	}
+}
+
+func TestCreateRefusesLoggers(t *testing.T) {
+	w := newWorld(t, "", "true")
+	c := &client{stdoutPath: "binary:///bin/logger"}
+	if err := w.create(c); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "binary://") {
+		t.Errorf("error %v", err)
+	}
+	w.nothingLeft()
+	c.stdoutPath = "file://" + filepath.Join(w.TempDir(), "log", "out")
+	w.spec("echo", "hi")
+	w.run(c)
+	w.wait("", 0)
+	if got, _ := os.ReadFile(strings.TrimPrefix(c.stdoutPath, "file://")); string(got) != "hi\n" {
+		t.Errorf("the file has %q", got)
+	}
+	w.delete("")
+}
+
+// A shim that is told to leave (SIGTERM) takes its VM along and says so.
+func TestShutdownWithRunningTask(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	w.run(nil)
+	w.wantEvents("create", "start", "exit c1 137")
+}

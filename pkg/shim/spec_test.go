@@ -1,0 +1,153 @@
+package shim
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func emptySpec(mounts ...specs.Mount) *specs.Spec {
+	return &specs.Spec{Process: &specs.Process{Args: []string{"a"}}, Root: &specs.Root{Path: "rootfs"}, Linux: &specs.Linux{}, Mounts: mounts}
+}
+
+func TestGuestMounts(t *testing.T) {
+	bundle := t.TempDir()
+	file := filepath.Join(bundle, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(bundle, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	const guest0 = "/run/shared/c1/mounts/0"
+	for name, tt := range map[string]struct {
+		in, want specs.Mount
+		bind     *bind
+		err      string
+	}{
+		"folder": {
+			in:   specs.Mount{Destination: "/d", Type: "none", Source: bundle, Options: []string{"rbind", "rw"}},
+			want: specs.Mount{Destination: "/d", Type: "bind", Source: guest0, Options: []string{"rbind", "rw"}},
+			bind: &bind{Source: bundle, Target: "mounts/0", Dir: true, Recursive: true},
+		},
+		"file, read-only, relative": {
+			in:   specs.Mount{Destination: "/f", Source: "file", Options: []string{"bind", "ro"}},
+			want: specs.Mount{Destination: "/f", Type: "bind", Source: guest0, Options: []string{"bind", "ro"}},
+			bind: &bind{Source: file, Target: "mounts/0", ReadOnly: true},
+		},
+		"recursively read-only": {
+			in:   specs.Mount{Destination: "/f", Source: file, Options: []string{"rbind", "rro", "rprivate"}},
+			want: specs.Mount{Destination: "/f", Type: "bind", Source: guest0, Options: []string{"rbind", "ro", "rprivate"}},
+			bind: &bind{Source: file, Target: "mounts/0", Recursive: true, ReadOnly: true, RecursiveReadOnly: true},
+		},
+		"bind by type only": {
+			in:   specs.Mount{Destination: "/f", Type: "bind", Source: file},
+			want: specs.Mount{Destination: "/f", Type: "bind", Source: guest0, Options: []string{"rbind"}},
+			bind: &bind{Source: file, Target: "mounts/0", Recursive: true},
+		},
+		"tmpfs": {
+			in:   specs.Mount{Destination: "/t", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=1m"}},
+			want: specs.Mount{Destination: "/t", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=1m"}},
+		},
+		"the host's shm": {
+			in:   specs.Mount{Destination: "/dev/shm/", Type: "bind", Source: "/dev/shm", Options: []string{"rbind"}},
+			want: specs.Mount{Destination: "/dev/shm/", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+		},
+		"no source":     {in: specs.Mount{Destination: "/f", Source: "/no/such", Options: []string{"bind"}}, err: "mount /f: source /no/such: no such file"},
+		"a disk":        {in: specs.Mount{Destination: "/f", Source: "/dev/vda", Type: "ext4"}, err: `mount /f: type "ext4" is not supported`},
+		"id-mapped":     {in: specs.Mount{Destination: "/f", Source: file, Options: []string{"bind", "idmap"}}, err: "id-mapped"},
+		"no type, none": {in: specs.Mount{Destination: "/f", Source: file}, err: `type ""`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := emptySpec(tt.in)
+			binds, err := guestSpec(spec, "c1", bundle)
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("error %v, want %q", err, tt.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(spec.Mounts[0], tt.want) {
+				t.Errorf("mount %+v, want %+v", spec.Mounts[0], tt.want)
+			}
+			var want []bind
+			if tt.bind != nil {
+				want = []bind{*tt.bind}
+			}
+			if !reflect.DeepEqual(binds, want) {
+				t.Errorf("binds %+v, want %+v", binds, want)
+			}
+			if spec.Root.Path != "/run/shared/c1/rootfs" {
+				t.Errorf("root %s", spec.Root.Path)
+			}
+		})
+	}
+}
+
+func TestGuestLinux(t *testing.T) {
+	n, swap := int64(1<<30), uint64(50)
+	spec := emptySpec()
+	spec.Process.ApparmorProfile, spec.Process.SelinuxLabel = "cri-containerd", "label"
+	spec.Linux = &specs.Linux{
+		CgroupsPath: "/default/c1", IntelRdt: &specs.LinuxIntelRdt{}, MountLabel: "m",
+		Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace, Path: "/run/netns/x"}, {Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}},
+		Sysctl:     map[string]string{"net.ipv4.ip_forward": "1"},
+		Resources: &specs.LinuxResources{
+			Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+			CPU:     &specs.LinuxCPU{Cpus: "7", Mems: "1", Quota: &n},
+			Memory:  &specs.LinuxMemory{Limit: &n, Swap: &n, Swappiness: &swap},
+			BlockIO: &specs.LinuxBlockIO{}, Pids: &specs.LinuxPids{Limit: &n},
+		},
+	}
+	if _, err := guestSpec(spec, "c1", t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	want := &specs.Linux{
+		CgroupsPath: "/c1",
+		Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}},
+		Sysctl:      map[string]string{"net.ipv4.ip_forward": "1"},
+		Resources: &specs.LinuxResources{
+			Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+			CPU:     &specs.LinuxCPU{Quota: &n}, Memory: &specs.LinuxMemory{Limit: &n}, Pids: &specs.LinuxPids{Limit: &n},
+		},
+	}
+	if !reflect.DeepEqual(spec.Linux, want) {
+		t.Errorf("linux %+v, want %+v", spec.Linux, want)
+	}
+	if spec.Process.ApparmorProfile+spec.Process.SelinuxLabel != "" {
+		t.Error("the host's LSM profiles went to the guest")
+	}
+}
+
+func TestCheckSpec(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*specs.Spec)
+		want   string
+	}{
+		"good":     {func(*specs.Spec) {}, ""},
+		"no args":  {func(s *specs.Spec) { s.Process.Args = nil }, "process.args is empty"},
+		"no root":  {func(s *specs.Spec) { s.Root = nil }, "no root.path"},
+		"no linux": {func(s *specs.Spec) { s.Linux = nil }, "no linux section"},
+		"no hooks": {func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, ""},
+		"hooks": {func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{}}, Poststop: []specs.Hook{{}}}
+		}, "hooks (createRuntime, poststop)"},
+	} {
+		s := emptySpec()
+		tt.change(s)
+		err := checkSpec(s)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
