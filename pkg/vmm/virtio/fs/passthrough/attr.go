@@ -158,7 +158,6 @@ func (t *tree) truncate(n *node, in *fuse.SetAttrIn, size uint64) fuse.Status {
 		return status(err)
 	}
 	defer unix.Close(fd)
-	n.written.Store(true)
 	return status(unix.Ftruncate(fd, int64(size)))
 }
 

@@ -41,17 +41,14 @@ func (s *Server) Direct(r *Request) int {
 		return r.finish(0, fuse.EINVAL)
 	}
 	if r.op == opRead {
-		return r.read(t, h, offset, int(size))
+		return r.read(h, offset, int(size))
 	}
-	return r.write(t, h, offset, int(size))
+	return r.write(h, offset, int(size))
 }
 
-func (r *Request) read(t *tree, h *handle, offset int64, size int) int {
+func (r *Request) read(h *handle, offset int64, size int) int {
 	if total(r.out) < uint64(outHeaderSize+size) {
 		return r.finish(0, fuse.EIO)
-	}
-	if st := t.freshen(h); !st.Ok() {
-		return r.finish(0, st)
 	}
 	var have int
 	if r.iov, have = appendIovec(r.iov[:0], r.out, outHeaderSize, size); have < size {
@@ -64,7 +61,7 @@ func (r *Request) read(t *tree, h *handle, offset int64, size int) int {
 	return r.finish(n, fuse.OK)
 }
 
-func (r *Request) write(t *tree, h *handle, offset int64, size int) int {
+func (r *Request) write(h *handle, offset int64, size int) int {
 	if r.length < ioInSize+size {
 		return r.finish(0, fuse.EINVAL)
 	}

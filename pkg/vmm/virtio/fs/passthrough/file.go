@@ -53,11 +53,6 @@ func (t *tree) open(n *node, flags, how uint32, out *fuse.OpenOut) fuse.Status {
 // addFile makes a handle of fd, which it takes over.
 func (t *tree) addFile(n *node, fd int, flags uint32, out *fuse.OpenOut) fuse.Status {
 	h := &handle{node: n, fd: fd}
-	if writes(flags) {
-		n.written.Store(true)
-	} else {
-		h.lower.Store(n.dev.overlay && !n.written.Load())
-	}
 	if err := t.handles.add(h); err != nil {
 		return status(err)
 	}
@@ -66,30 +61,6 @@ func (t *tree) addFile(n *node, fd int, flags uint32, out *fuse.OpenOut) fuse.St
 	if statFd(n.fd, &st) == nil && settled(&st) {
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	}
-	return fuse.OK
-}
-
-// freshen lets a file that was opened for reading follow its copy-up on an overlay: the host's descriptor stays with the
-// lower file, and its old contents would get into the page cache that all of the guest's processes share.
-func (t *tree) freshen(h *handle) fuse.Status {
-	if !h.lower.Load() || !h.node.written.Load() {
-		return fuse.OK
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.lower.Load() {
-		return fuse.OK
-	}
-	fd, err := h.node.open(unix.O_RDONLY)
-	if err != nil {
-		return status(err)
-	}
-	defer unix.Close(fd)
-	// In place: reads under way on the old file end there.
-	if err := unix.Dup3(fd, h.fd, unix.O_CLOEXEC); err != nil {
-		return status(err)
-	}
-	h.lower.Store(false)
 	return fuse.OK
 }
 
@@ -168,9 +139,6 @@ func (t *tree) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint3
 		return 0, fuse.EBADF
 	}
 	defer to.put()
-	if st := t.freshen(from); !st.Ok() {
-		return 0, st
-	}
 	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
 	n, err := unix.CopyFileRange(from.fd, &offIn, to.fd, &offOut, int(min(in.Len, maxCopy)), 0)
 	if err != nil {
@@ -184,15 +152,15 @@ func (t *tree) syncAll() fuse.Status {
 	if t.readOnly {
 		return fuse.OK
 	}
-	one := make(map[uint64]*node)
+	one := make(map[dev]*node)
 	t.mu.RLock()
 	for _, n := range t.nodes {
 		if n.typ != unix.S_IFDIR && n.typ != unix.S_IFREG {
 			continue
 		}
-		if one[n.dev.index] == nil {
+		if one[n.dev] == nil {
 			n.refs.Add(1)
-			one[n.dev.index] = n
+			one[n.dev] = n
 		}
 	}
 	t.mu.RUnlock()

@@ -13,8 +13,6 @@ type handle struct {
 	node *node // a reference
 	fd   int
 	dir  bool
-	// lower says that this file, on an overlay, was opened for reading when nobody had yet opened it for writing.
-	lower atomic.Bool
 
 	refs atomic.Int64 // one of the table, one of each user
 

@@ -30,7 +30,6 @@ type node struct {
 
 	refs    atomic.Int64 // one of the table, one of each user
 	lookups uint64       // that the guest has not yet forgotten; guarded by tree.mu
-	written atomic.Bool  // it was opened for writing
 }
 
 func keyOf(st *unix.Statx_t) nodeKey {
@@ -97,7 +96,7 @@ func (t *tree) insert(fd int, st *unix.Statx_t) (*node, error) {
 		return nil, unix.ENFILE
 	}
 	t.lastNode++
-	n := &node{id: t.lastNode, key: key, typ: uint32(key.fileType), dev: t.device(fd, st), fd: fd, lookups: 1}
+	n := &node{id: t.lastNode, key: key, typ: uint32(key.fileType), dev: t.device(st), fd: fd, lookups: 1}
 	n.refs.Store(2)
 	t.nodes[n.id], t.byKey[key] = n, n
 	return n, nil
@@ -126,16 +125,12 @@ func (t *tree) Forget(id, nlookup uint64) {
 	}
 }
 
-func devOf(st *unix.Statx_t) uint64 { return unix.Mkdev(st.Dev_major, st.Dev_minor) }
-
 // device gives each file system below the folder a small number of its own; the caller holds t.mu.
-func (t *tree) device(fd int, st *unix.Statx_t) dev {
-	id := devOf(st)
+func (t *tree) device(st *unix.Statx_t) dev {
+	id := unix.Mkdev(st.Dev_major, st.Dev_minor)
 	d, ok := t.devs[id]
 	if !ok {
-		d.index = uint64(len(t.devs))
-		var sfs unix.Statfs_t
-		d.overlay = unix.Fstatfs(fd, &sfs) == nil && sfs.Type == unix.OVERLAYFS_SUPER_MAGIC
+		d = dev(len(t.devs))
 		t.devs[id] = d
 	}
 	return d
@@ -155,5 +150,5 @@ func (d dev) inode(ino uint64) uint64 {
 		ino *= 0x9e3779b97f4a7c15 // 2^64 over the golden ratio
 		ino = ino ^ ino>>inoBits
 	}
-	return d.index<<inoBits | ino&inoMask
+	return uint64(d)<<inoBits | ino&inoMask
 }

@@ -30,12 +30,8 @@ type tree struct {
 	dirents direntPool
 }
 
-// dev is a file system below the folder.
-type dev struct {
-	index uint64
-	// overlay says that a file opened for reading does not see what was written after its copy-up.
-	overlay bool
-}
+// dev is the number of a file system below the folder, from 0 on.
+type dev uint64
 
 func newTree(cfg *Config, root int, c *creators) (*tree, error) {
 	t := &tree{
@@ -59,9 +55,11 @@ func newTree(cfg *Config, root int, c *creators) (*tree, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	if _, err := t.insert(fd, &st); err != nil {
+	n, err := t.insert(fd, &st)
+	if err != nil {
 		return nil, err
 	}
+	n.put()
 	return t, nil
 }
 
