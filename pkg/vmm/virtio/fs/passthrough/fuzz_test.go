@@ -54,6 +54,9 @@ func harmless(req []byte) bool {
 	switch binary.LittleEndian.Uint32(req[4:]) {
 	case opFallocate, opSyncfs, opFsync, opFsyncdir:
 		return false
+	case opCopyFileRange:
+		const lenAt = inHeaderSize + 40
+		return len(req) < lenAt+8 || binary.LittleEndian.Uint64(req[lenAt:]) < 1<<20
 	}
 	return true
 }
