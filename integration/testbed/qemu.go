@@ -52,7 +52,7 @@ func qemuArgs(s settings, q qemuBinary, img images, work string) []string {
 		a = append(a, "-accel", "tcg,thread="+tcgThreads, "-smp", strconv.Itoa(s.cpus))
 	}
 	a = append(a,
-		"-M", "q35", "-cpu", "EPYC-Milan,+svm,+npt", "-m", s.mem,
+		"-M", "q35", "-cpu", "EPYC-Milan,+svm,+npt,-xsave", "-m", s.mem,
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-object", "memory-backend-memfd,id=mem,share=on,size="+s.mem, "-numa", "node,memdev=mem",
 		"-chardev", "socket,id=root,path="+in("root.sock"), "-device", "vhost-user-fs-pci,chardev=root,tag=root",
