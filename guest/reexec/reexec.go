@@ -9,6 +9,7 @@ package reexec
 import (
 	"os"
 
+	_ "github.com/opencontainers/cgroups/devices" // without it, libcontainer cannot enforce device rules
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters the namespaces before Go's runtime has threads
 )
