@@ -14,8 +14,9 @@ const maxSocketPath = 107
 
 // listen makes the API's socket, for this user only. Closing the listener removes it.
 func listen(path string) (net.Listener, error) {
-	if len(path) == 0 || len(path) > maxSocketPath {
-		return nil, fmt.Errorf("--api-sock has %d bytes: want a path of 1 to %d", len(path), maxSocketPath)
+	// Go takes a leading @ for an abstract name, which everybody on the host can connect to.
+	if len(path) == 0 || len(path) > maxSocketPath || path[0] == '@' {
+		return nil, fmt.Errorf("--api-sock is %q: want a path of 1 to %d bytes that does not begin with @", path, maxSocketPath)
 	}
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)

@@ -114,6 +114,7 @@ func TestEndsAtOnce(t *testing.T) {
 		{[]string{"--api-sock", here}, 1, "that exists"},
 		{[]string{"--api-sock", "/nope/fc.sock"}, 1, "/nope/fc.sock"},
 		{[]string{"--api-sock", dir + strings.Repeat("/x", 60)}, 1, "want a path of 1 to 107"},
+		{[]string{"--api-sock", "@fc"}, 1, "does not begin with @"},
 		{[]string{"--api-sock", sock, "--log-path", dir}, 1, "--log-path"},
 		{[]string{"--api-sock", sock, "--config-file", "/nope"}, 1, "/nope: no such file"},
 		{[]string{"--api-sock", sock, "--config-file", bad}, 1, "kernel_image_path is 7: want a string at line 2 column 38"},

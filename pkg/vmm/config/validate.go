@@ -242,6 +242,10 @@ func (v *Vsock) Validate() error {
 	if v.GuestCID < MinGuestCID || v.GuestCID > MaxGuestCID {
 		return bad("guest_cid", v.GuestCID, fmt.Sprintf("%d to %d", MinGuestCID, uint32(MaxGuestCID)))
 	}
+	// Go takes a leading @ for an abstract name, which everybody on the host can connect to.
+	if strings.HasPrefix(v.UDSPath, "@") {
+		return badString("uds_path", v.UDSPath, "a path that does not begin with @")
+	}
 	return checkPath("uds_path", v.UDSPath, MaxUDSPath)
 }
 

@@ -79,6 +79,7 @@ func TestValidate(t *testing.T) {
 		{"cid any", func(vm *VM) { vm.Vsock.GuestCID = 1<<32 - 1 }, "guest_cid", "4294967295"},
 		{"no uds", func(vm *VM) { vm.Vsock.UDSPath = "" }, "uds_path", ""},
 		{"long uds", func(vm *VM) { vm.Vsock.UDSPath = long[:108] }, "uds_path", "(108 bytes)"},
+		{"abstract uds", func(vm *VM) { vm.Vsock.UDSPath = "@v" }, "uds_path", "@v"},
 		{"negative bound", func(vm *VM) { vm.Serial.MaxBytes = -1 }, "max_bytes", "-1"},
 		{"serial path", func(vm *VM) { vm.Serial.SerialOutPath = "\x00" }, "serial_out_path", `"\x00"`},
 		{"too many devices", func(vm *VM) {
