@@ -20,24 +20,38 @@ type Vec struct {
 
 // Set points v at the first max bytes of bufs behind skip; bufs beyond Max are left out.
 //
+// Precondition: Append's.
+func (v *Vec) Set(bufs [][]byte, skip, max int) {
+	v.Clear()
+	v.Append(bufs, skip, max)
+}
+
+// Clear leaves out everything.
+func (v *Vec) Clear() { v.iov, v.rest, v.n = v.iov[:0], nil, 0 }
+
+// Append adds up to max bytes of bufs behind skip and returns how many; bufs beyond Max are left out. It must not follow
+// Advance without a Clear between.
+//
 // Precondition: bufs are guest memory (mapped outside the Go heap), which stays mapped while v is used: the kernel gets
 // their addresses as integers that the garbage collector does not see.
-func (v *Vec) Set(bufs [][]byte, skip, max int) {
-	v.iov, v.n = v.iov[:0], 0
+func (v *Vec) Append(bufs [][]byte, skip, max int) int {
+	n := 0
 	for _, b := range bufs {
 		if skip >= len(b) {
 			skip -= len(b)
 			continue
 		}
 		b, skip = b[skip:], 0
-		b = b[:min(len(b), max-v.n)]
+		b = b[:min(len(b), max-n)]
 		if len(b) == 0 || len(v.iov) == Max {
 			break
 		}
 		v.iov = append(v.iov, unix.Iovec{Base: &b[0], Len: uint64(len(b))})
-		v.n += len(b)
+		n += len(b)
 	}
 	v.rest = v.iov
+	v.n += n
+	return n
 }
 
 // Len is the number of bytes left.

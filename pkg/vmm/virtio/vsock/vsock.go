@@ -1,0 +1,153 @@
+// Package vsock is a virtio socket device (virtio 1.2 §5.10) whose host side is Unix sockets, in Firecracker's form: a
+// host program connects to the device's socket, writes "CONNECT <port>\n" and gets "OK <port>\n" once the guest has
+// accepted; a guest's connection to port N of CID 2 goes to the socket "<path>_N".
+//
+// Data moves straight between sockets and guest memory. What a slow host reader leaves is buffered, at most 64 KiB a
+// connection, which is the credit that the guest gets; a slow guest holds back the host's writer. Bytes sent before a
+// shutdown or a close arrive, in both directions. The device must never block one connection because of another, nor
+// hold more than MaxConns of them, whatever the guest sends.
+package vsock
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
+)
+
+const (
+	// MaxConns is the largest number of connections, half-open and draining ones included.
+	MaxConns = 1023
+	// QueueSize is the size of each virtqueue.
+	QueueSize = 256
+	// maxPath is the longest path of a Unix socket less what "_<port>" takes, in bytes.
+	maxPath = 107 - len("_4294967295")
+	// acceptPause is how long a host without free descriptors is left alone.
+	acceptPause = 100 * time.Millisecond
+)
+
+// Device is a virtio socket device.
+type Device struct {
+	cid      uint32
+	path     string
+	listener *net.UnixListener
+	file     os.FileInfo
+	accepter sync.WaitGroup
+
+	mu      sync.Mutex
+	session *session // nil when inactive
+}
+
+// New listens on the host's side of the device.
+func New(cfg config.Vsock) (*Device, error) {
+	if cfg.GuestCID < 3 || cfg.GuestCID == 1<<32-1 {
+		return nil, fmt.Errorf("vsock: guest_cid %d: want 3 to %d: %w", cfg.GuestCID, uint32(1<<32-2), errdefs.ErrInvalidArgument)
+	}
+	if n := len(cfg.UDSPath); n == 0 || n > maxPath {
+		return nil, fmt.Errorf("vsock: uds_path %q: want 1 to %d bytes: %w", cfg.UDSPath, maxPath, errdefs.ErrInvalidArgument)
+	}
+	d := &Device{cid: cfg.GuestCID, path: cfg.UDSPath}
+	var err error
+	if d.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: d.path, Net: "unix"}); err != nil {
+		if errors.Is(err, unix.EADDRINUSE) {
+			err = errdefs.ErrAlreadyExists
+		}
+		return nil, fmt.Errorf("vsock: uds_path %q: %w", cfg.UDSPath, err)
+	}
+	d.listener.SetUnlinkOnClose(false)
+	if d.file, err = os.Lstat(d.path); err != nil {
+		d.listener.Close()
+		return nil, fmt.Errorf("vsock: uds_path %q: %w", cfg.UDSPath, err)
+	}
+	d.accepter.Go(d.accept)
+	return d, nil
+}
+
+// Type is the device's type number.
+func (*Device) Type() uint32 { return virtio.TypeVsock }
+
+// Features: stream sockets need none.
+func (*Device) Features() uint64 { return 0 }
+
+// QueueSizes are those for packets to the guest, packets from the guest, and events.
+func (*Device) QueueSizes() []uint16 { return []uint16{QueueSize, QueueSize, QueueSize} }
+
+// ReadConfig reads struct virtio_vsock_config: the guest's CID.
+func (d *Device) ReadConfig(off uint64, p []byte) {
+	clear(p)
+	var c [8]byte
+	binary.LittleEndian.PutUint64(c[:], uint64(d.cid))
+	if off < uint64(len(c)) {
+		copy(p, c[off:])
+	}
+}
+
+// WriteConfig does nothing: a driver may write no field.
+func (*Device) WriteConfig(uint64, []byte) {}
+
+// Activate serves the queues. Nothing is ever put on the event queue: its one event tells of a restored guest.
+func (d *Device) Activate(a virtio.Activation) error {
+	if a.Queues[0] == nil || a.Queues[1] == nil {
+		return errors.New("vsock device without a queue for packets")
+	}
+	s := newSession(d.cid, d.path, a)
+	d.mu.Lock()
+	d.session = s
+	d.mu.Unlock()
+	s.start()
+	return nil
+}
+
+// Reset closes all connections. The host's socket stays.
+func (d *Device) Reset() {
+	d.mu.Lock()
+	s := d.session
+	d.session = nil
+	d.mu.Unlock()
+	if s != nil {
+		s.stop()
+	}
+}
+
+// Close resets the device and removes its socket, if that is still the one that New made.
+func (d *Device) Close() error {
+	err := d.listener.Close()
+	d.accepter.Wait()
+	d.Reset()
+	if fi, statErr := os.Lstat(d.path); statErr == nil && os.SameFile(fi, d.file) {
+		err = errors.Join(err, os.Remove(d.path))
+	}
+	return err
+}
+
+func (d *Device) accept() {
+	for {
+		sock, err := d.listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// The host is short of descriptors or memory, which only time cures.
+			log.G(context.Background()).WithField("uds_path", d.path).WithError(err).Warn("vsock device cannot accept a connection")
+			time.Sleep(acceptPause)
+			continue
+		}
+		d.mu.Lock()
+		s := d.session
+		d.mu.Unlock()
+		if s == nil || !s.accept(sock) {
+			sock.Close()
+		}
+	}
+}
