@@ -4,23 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/boot"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/mmio"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/rng"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vsock"
 )
-
-// closer is a virtio device that holds something of the host's.
-type closer interface {
-	virtio.Device
-	io.Closer
-}
 
 // device is a virtio device at its place in the machine.
 type device struct {
 	name      string
-	dev       closer
+	dev       virtio.Device
 	transport *mmio.Transport
 	irq       *irqLine
 	window    boot.Window
@@ -28,7 +27,17 @@ type device struct {
 
 // Close ends the device. Its registers may still be accessed.
 func (d *device) Close() error {
-	if err := errors.Join(d.transport.Close(), d.dev.Close(), d.irq.Close()); err != nil {
+	var errs []error
+	if d.transport != nil {
+		errs = append(errs, d.transport.Close())
+	}
+	if c, ok := d.dev.(io.Closer); ok {
+		errs = append(errs, c.Close())
+	}
+	if d.irq != nil {
+		errs = append(errs, d.irq.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s: %w", d.name, err)
 	}
 	return nil
@@ -36,38 +45,80 @@ func (d *device) Close() error {
 
 // addDevices makes all virtio devices, in the order of their windows: the root drive first, so that it is /dev/vda.
 func (m *Machine) addDevices(cfg *config.VM) error {
+	for _, d := range rootFirst(cfg.Drives) {
+		dev, err := block.New(d)
+		if err != nil {
+			return &inputError{err: err}
+		}
+		if err := m.addDevice("drive "+d.DriveID, dev); err != nil {
+			return err
+		}
+	}
+	if cfg.Vsock != nil {
+		dev, err := vsock.New(*cfg.Vsock)
+		if err != nil {
+			return &inputError{err: err}
+		}
+		if err := m.addDevice("vsock", dev); err != nil {
+			return err
+		}
+	}
+	if cfg.Entropy != nil {
+		if err := m.addDevice("entropy", rng.New()); err != nil {
+			return err
+		}
+	}
+	for _, f := range cfg.Filesystems {
+		dev, err := fs.New(f)
+		if err != nil {
+			return &inputError{err: err}
+		}
+		if err := m.addDevice("filesystem "+f.FSID, dev); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
+func rootFirst(drives []config.Drive) []config.Drive {
+	return slices.SortedStableFunc(slices.Values(drives), func(a, b config.Drive) int {
+		switch {
+		case a.IsRootDevice == b.IsRootDevice:
+			return 0
+		case a.IsRootDevice:
+			return -1
+		}
+		return 1
+	})
+}
+
 // addDevice puts dev, which m owns from here on, at the next window.
-func (m *Machine) addDevice(name string, dev closer) error {
+func (m *Machine) addDevice(name string, dev virtio.Device) error {
 	n := uint32(len(m.devices))
 	d := &device{name: name, dev: dev, window: boot.Window{Addr: virtioAddr + n*mmio.WindowSize, Size: mmio.WindowSize, GSI: firstGSI + n}}
-	fail := func(err error) error {
-		if d.transport != nil {
-			err = errors.Join(err, d.transport.Close())
-		}
-		if d.irq != nil {
-			err = errors.Join(err, d.irq.Close())
-		}
-		return fmt.Errorf("%s: %w", name, errors.Join(err, dev.Close()))
+	if err := m.connect(d); err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", name, err), d.Close())
 	}
+	m.devices = append(m.devices, d)
+	return nil
+}
+
+// connect gives d its interrupt, its registers and its queues' notifications.
+func (m *Machine) connect(d *device) (err error) {
 	if d.window.GSI > lastGSI {
-		return fail(fmt.Errorf("no interrupt is left: at most %d devices", lastGSI-firstGSI+1))
+		return fmt.Errorf("no interrupt is left: want at most %d virtio devices", lastGSI-firstGSI+1)
 	}
-	var err error
 	if d.irq, err = newIRQLine(m.vm, d.window.GSI); err != nil {
-		return fail(err)
+		return err
 	}
-	if d.transport, err = mmio.New(dev, m.mem, d.irq); err != nil {
-		return fail(err)
+	if d.transport, err = mmio.New(d.dev, m.mem, d.irq); err != nil {
+		return err
 	}
 	for i, f := range d.transport.NotifyFDs() {
 		if err := m.vm.Ioeventfd(f, uint64(d.window.Addr)+mmio.NotifyOffset, uint32(i)); err != nil {
-			return fail(fmt.Errorf("queue %d: %w", i, err))
+			return fmt.Errorf("queue %d: %w", i, err)
 		}
 	}
-	m.devices = append(m.devices, d)
 	return nil
 }
 

@@ -142,7 +142,7 @@ func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
 		if s.SerialOutPath != "" {
 			f, err := os.OpenFile(s.SerialOutPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 			if err != nil {
-				return fmt.Errorf("serial_out_path: %w: %w", err, errdefs.ErrInvalidArgument)
+				return &inputError{field: "serial_out_path", err: err}
 			}
 			m.files = append(m.files, f)
 			out = f
@@ -185,14 +185,14 @@ func (m *Machine) loadKernel(cfg *config.VM) (boot.Entry, error) {
 	p := boot.Params{CommandLine: *cfg.BootSource.BootArgs + rootArguments(cfg), RSDP: rsdp}
 	kernel, c, err := boot.Open(cfg.BootSource.KernelImagePath)
 	if err != nil {
-		return boot.Entry{}, fmt.Errorf("kernel_image_path: %w: %w", err, errdefs.ErrInvalidArgument)
+		return boot.Entry{}, &inputError{field: "kernel_image_path", err: err}
 	}
 	defer c.Close()
 	p.Kernel = kernel
 	if path := cfg.BootSource.InitrdPath; path != "" {
 		initrd, c, err := boot.Open(path)
 		if err != nil {
-			return boot.Entry{}, fmt.Errorf("initrd_path: %w: %w", err, errdefs.ErrInvalidArgument)
+			return boot.Entry{}, &inputError{field: "initrd_path", err: err}
 		}
 		defer c.Close()
 		p.Initrd = &initrd
@@ -208,7 +208,7 @@ func (m *Machine) loadKernel(cfg *config.VM) (boot.Entry, error) {
 	case errors.Is(err, boot.ErrCommandLine):
 		field = "boot_args"
 	}
-	return boot.Entry{}, fmt.Errorf("%s: %w: %w", field, err, errdefs.ErrInvalidArgument)
+	return boot.Entry{}, &inputError{field: field, err: err}
 }
 
 func (m *Machine) createVCPUs(sys *kvm.System, count int, entry boot.Entry) error {
