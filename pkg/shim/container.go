@@ -195,7 +195,7 @@ func (c *container) awaitExecs(stall time.Duration) {
 	c.ending = true
 	execs := make([]*process, 0, len(c.execs))
 	for _, p := range c.execs {
-		if p.state().status == task.Status_RUNNING {
+		if p.state().status != task.Status_CREATED { // a stopped one may still be about to be made known
 			execs = append(execs, p)
 		}
 	}

@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
@@ -98,14 +97,6 @@ func (s *service) close(ctx context.Context) error {
 func (s *service) RegisterTTRPC(server *ttrpc.Server) error {
 	taskapi.RegisterTTRPCTaskService(server, s)
 	return nil
-}
-
-// UnaryServerInterceptor implements shim.TTRPCServerUnaryOptioner: it is the one place where errors become statuses.
-func (s *service) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
-	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-		resp, err := method(ctx, unmarshal)
-		return resp, errgrpc.ToGRPC(err)
-	}
 }
 
 func (s *service) container(id string) (*container, error) {

@@ -27,8 +27,10 @@ const (
 	partingTimeout = time.Second
 	// powerOffTimeout bounds an orderly end of the guest.
 	powerOffTimeout = 5 * time.Second
-	// maxConsoleTail bounds what an error quotes of a console log, in bytes.
-	maxConsoleTail = 1024
+	// maxConsoleTail bounds what is read of a console log for an error, in bytes.
+	maxConsoleTail = 4096
+	// consoleLines is how many lines that are, if there is no panic.
+	consoleLines = 3
 )
 
 // vm is a running VM with its agent.
@@ -237,6 +239,7 @@ func (v *vm) explain(err error) error {
 	return err
 }
 
+// consoleTail is what a console log says of a guest's end: its panic, or else its last lines.
 func consoleTail(path string) string {
 	if path == "" {
 		return ""
@@ -253,7 +256,13 @@ func consoleTail(path string) string {
 	off := max(0, fi.Size()-maxConsoleTail)
 	buf := make([]byte, fi.Size()-off)
 	n, _ := f.ReadAt(buf, off)
-	return strings.TrimSpace(strings.ToValidUTF8(string(buf[:n]), "?"))
+	lines := strings.FieldsFunc(strings.ToValidUTF8(string(buf[:n]), "?"), func(r rune) bool { return r == '\n' || r == '\r' })
+	for _, l := range lines {
+		if strings.Contains(l, "Kernel panic") {
+			return l
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-consoleLines):], " | ")
 }
 
 // release closes what connects a dead process with this one, and removes its sockets.
