@@ -23,11 +23,10 @@ func findQEMU(s settings) (qemuBinary, error) {
 	}
 	root := filepath.Join(s.cache, "qemu", "usr")
 	if p := filepath.Join(root, "bin", "qemu-system-x86_64"); isFile(p) {
-		libs := filepath.Join(root, "lib", "x86_64-linux-gnu")
 		return qemuBinary{
 			path: p,
-			args: []string{"-L", filepath.Join(root, "share", "qemu"), "-L", filepath.Join(root, "share", "seabios")},
-			env:  []string{"LD_LIBRARY_PATH=" + libs, "QEMU_MODULE_DIR=" + filepath.Join(libs, "qemu")},
+			args: []string{"-L", filepath.Join(root, "share", "qemu"), "-L", "/usr/share/seabios"},
+			env:  []string{"QEMU_MODULE_DIR=" + filepath.Join(root, "lib", "x86_64-linux-gnu", "qemu")},
 		}, nil
 	}
 	p, err := exec.LookPath("qemu-system-x86_64")

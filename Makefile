@@ -1,0 +1,65 @@
+# containerd-shim-fc-v2. `make help` lists the targets.
+# Every target works from a fresh clone on a Debian 12 machine as root, and is quick when there is nothing to do: long
+# steps are cached by content outside the tree (~/.cache/fcshim, or $XDG_CACHE_HOME/fcshim).
+
+SHELL       := /bin/bash
+CACHE       := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fcshim
+# A Go that `make deps` had to fetch comes first.
+export PATH := $(CACHE)/go/bin:$(PATH)
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# The same source gives the same bytes.
+GOBUILD := go build -trimpath -buildvcs=false
+LDFLAGS := -s -w -X main.version=$(VERSION)
+AGENT   := $(CACHE)/agent
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench build product guest kernel tools deps install lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+demo: build tools ## run a container in a microVM, timed, beside the host
+	@scripts/demo.sh
+
+test: build tools ## all tests: here without KVM, then with KVM (real or nested)
+	@scripts/test.sh
+
+bench: build tools ## boot time and ctr run, in counted time, against their limits
+	@scripts/bench.sh
+
+build: product kernel guest ## bin/: the shim, fc-vmm, vmlinux, guest.img
+
+product: deps
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GOBUILD) -ldflags "$(LDFLAGS)" -o bin/containerd-shim-fc-v2 ./cmd/containerd-shim-fc-v2
+	CGO_ENABLED=0 $(GOBUILD) -ldflags "$(LDFLAGS)" -o bin/fc-vmm ./cmd/fc-vmm
+
+# libcontainer needs cgo; linked statically, as the image holds nothing else.
+guest: deps
+	@mkdir -p $(CACHE)
+	CGO_ENABLED=1 $(GOBUILD) -tags "seccomp netgo osusergo" \
+		-ldflags "$(LDFLAGS) -linkmode external -extldflags -static" -o $(AGENT) ./guest/agent
+	@scripts/image.sh $(AGENT)
+
+kernel: deps ## bin/vmlinux, from Debian's source, or from KERNEL=path
+	@scripts/kernel.sh
+
+tools: deps ## bin/tools/: containerd, ctr, containerd-shim-runc-v2, runc
+	@scripts/tools.sh
+
+deps: ## install Debian's packages and a Go that is new enough
+	@scripts/deps.sh
+
+install: build ## copy the product to DESTDIR/PREFIX
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin bin/containerd-shim-fc-v2 bin/fc-vmm
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/containerd-shim-fc-v2 bin/vmlinux bin/guest.img configs/fc.toml
+
+lint: deps ## gofmt, go vet, staticcheck, shellcheck, tidy modules
+	@scripts/lint.sh
+
+clean: ## remove bin/; the cache stays
+	rm -rf bin

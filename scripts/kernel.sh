@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# kernel.sh: builds bin/vmlinux from Debian's linux-source-6.1 and guest/kernel/config.fragment, or takes $KERNEL.
+# The result is kept in the cache under a hash of the source, the config and the compiler.
+. "$(dirname "$0")/lib.sh"
+
+if [ -n "${KERNEL:-}" ]; then
+	[ -f "$KERNEL" ] || die "KERNEL=$KERNEL: no such file"
+	say "taking $KERNEL"
+	install_file "$KERNEL" "$bin/vmlinux"
+	exit
+fi
+
+source=/usr/src/linux-source-6.1.tar.xz
+fragment=$root/guest/kernel/config.fragment
+[ -f "$source" ] || die "$source is missing (make deps installs linux-source-6.1)"
+version=$(dpkg-query -W -f '${Version}' linux-source-6.1)
+hash=$( (echo "$version"; gcc --version | head -n 1; ld --version | head -n 1; cat "$fragment" "$0") | sha256sum | cut -c 1-16)
+kept=$cache/kernel/$hash
+mkdir -p "$cache/kernel"
+exec 8>"$cache/kernel/lock"
+flock 8
+
+# merge TREE: writes TREE/.config, and stops if a line of the fragment did not survive Kconfig.
+merge() {
+	make -C "$1" -s tinyconfig
+	(cd "$1" && KCONFIG_CONFIG=.config scripts/kconfig/merge_config.sh -m .config "$fragment")
+	make -C "$1" -s olddefconfig
+	local line lost=0
+	while IFS= read -r line; do
+		case $line in
+		CONFIG_*) grep -qxF "$line" "$1/.config" || { echo "not in force: $line"; lost=1; } ;;
+		"# CONFIG_"*) ! grep -q "^$(cut -d ' ' -f 2 <<<"$line")=" "$1/.config" || { echo "not in force: $line"; lost=1; } ;;
+		esac
+	done <"$fragment"
+	return $lost
+}
+
+if [ ! -f "$kept/vmlinux" ]; then
+	tree=$cache/kernel/tree
+	rm -rf "$tree"
+	mkdir -p "$tree"
+	trap 'rm -rf "$tree"' EXIT
+	log=$cache/kernel/build.log
+	run "unpacking Linux $version" "$log" tar -xJf "$source" -C "$tree" --strip-components=1
+	run "configuring the guest kernel" "$log" merge "$tree"
+	# A fixed date, user and host: the same source gives the same file.
+	run "building the guest kernel (about 5 minutes on 2 cores)" "$log" make -C "$tree" -j "$(nproc)" vmlinux \
+		KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=fc KBUILD_BUILD_HOST=fc
+	mkdir -p "$kept"
+	cp "$tree/.config" "$kept/config"
+	strip -o "$kept/vmlinux.new" "$tree/vmlinux"
+	mv "$kept/vmlinux.new" "$kept/vmlinux"
+fi
+install_file "$kept/vmlinux" "$bin/vmlinux"
