@@ -68,7 +68,7 @@ func (m *Machine) Bytes(s Span) []byte { return m.Rings[0].Bytes(s) }
 // WaitUsed waits for the next used chain of a ring.
 func (m *Machine) WaitUsed(r *Ring) (head uint16, written uint32) {
 	m.TB.Helper()
-	var timer *time.Timer
+	timed := false
 	for {
 		if h, n, ok := r.Used(); ok {
 			return h, n
@@ -76,13 +76,15 @@ func (m *Machine) WaitUsed(r *Ring) (head uint16, written uint32) {
 		if !r.Arm() {
 			continue
 		}
-		if timer == nil {
-			timer = time.NewTimer(Timeout)
-			defer timer.Stop()
+		if r.timer == nil {
+			r.timer = time.NewTimer(Timeout)
+		} else if !timed {
+			r.timer.Reset(Timeout)
 		}
+		timed = true
 		select {
 		case <-r.Interrupted():
-		case <-timer.C:
+		case <-r.timer.C:
 			m.TB.Fatalf("device used no chain of the queue at %#x within %v", r.Cfg.Desc, Timeout)
 		}
 	}

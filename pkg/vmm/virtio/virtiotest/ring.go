@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,7 @@ type Ring struct {
 	kicked   uint16
 	lastUsed uint16
 	used     chan struct{} // an interrupt came
+	timer    *time.Timer
 }
 
 // RingBytes is how much guest memory a ring of the given size takes.
