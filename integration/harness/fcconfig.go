@@ -1,0 +1,52 @@
+package harness
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Settings are keys of fc.toml and their values.
+type Settings map[string]any
+
+// settings are what every configuration of the tests starts from.
+func (c *Containerd) settings() Settings {
+	return Settings{
+		"kernel": filepath.Join(c.Bin, "vmlinux"),
+		"image":  filepath.Join(c.Bin, "guest.img"),
+	}
+}
+
+// defaults is the path of the configuration that containers get unless a test says otherwise.
+func (c *Containerd) defaults() string { return c.path("fc.toml") }
+
+func (c *Containerd) writeDefaults() error { return writeSettings(c.defaults(), c.settings()) }
+
+// Config writes a configuration for one test: the tests' common settings with changes on top, where a nil value leaves out a key.
+// It returns the file's path.
+func (c *Containerd) Config(t testing.TB, changes Settings) string {
+	t.Helper()
+	s := c.settings()
+	for key, value := range changes {
+		if value == nil {
+			delete(s, key)
+			continue
+		}
+		s[key] = value
+	}
+	path := filepath.Join(t.TempDir(), "fc.toml")
+	if err := writeSettings(path, s); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func writeSettings(path string, s Settings) error {
+	b, err := toml.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, b, 0o600)
+}

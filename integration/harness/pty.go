@@ -1,0 +1,144 @@
+package harness
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/console"
+)
+
+// Terminal is a ctr that runs on a pseudo-terminal whose other end the test holds.
+type Terminal struct {
+	cmd    *exec.Cmd
+	master console.Console
+	out    Buffer
+	done   chan struct{}
+}
+
+// Terminal starts ctr with args on a pseudo-terminal of the given size.
+func (c *Containerd) Terminal(t testing.TB, width, height uint16, args ...string) *Terminal {
+	t.Helper()
+	master, name, err := console.NewPty()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(name, os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slave.Close()
+	term := &Terminal{cmd: c.ctr(args), master: master, done: make(chan struct{})}
+	term.Resize(t, width, height)
+	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = slave, slave, slave
+	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := term.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		// The master's read ends with EIO when the last slave is closed.
+		buf := make([]byte, 4096)
+		for {
+			n, err := master.Read(buf)
+			_, _ = term.out.Write(buf[:n])
+			if err != nil {
+				break
+			}
+		}
+		_ = term.cmd.Wait()
+		close(term.done)
+	}()
+	t.Cleanup(func() {
+		_ = term.cmd.Process.Kill()
+		_ = master.Close()
+	})
+	return term
+}
+
+// Type writes s as if typed.
+func (term *Terminal) Type(t testing.TB, s string) {
+	t.Helper()
+	if _, err := term.master.Write([]byte(s)); err != nil {
+		t.Fatalf("type %q: %v\n%s", s, err, term.out.String())
+	}
+}
+
+// Resize changes the terminal's size; the kernel tells ctr by SIGWINCH.
+func (term *Terminal) Resize(t testing.TB, width, height uint16) {
+	t.Helper()
+	if err := term.master.Resize(console.WinSize{Width: width, Height: height}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Expect waits until the terminal has shown s since the last Expect that found something.
+func (term *Terminal) Expect(t testing.TB, s string) {
+	t.Helper()
+	term.out.Await(t, s, commandTimeout)
+}
+
+// Wait waits for ctr's end and returns its exit status.
+func (term *Terminal) Wait(t testing.TB) int {
+	t.Helper()
+	select {
+	case <-term.done:
+		return status(term.cmd.ProcessState)
+	case <-time.After(commandTimeout):
+		t.Fatalf("ctr on a terminal had not ended after %v\n%s", commandTimeout, term.out.String())
+		return -1
+	}
+}
+
+// Buffer collects a process's output and can be waited on. The zero value is ready to use.
+type Buffer struct {
+	mu      sync.Mutex
+	data    bytes.Buffer
+	seen    int
+	changed chan struct{}
+}
+
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
+	return b.data.Write(p)
+}
+
+// String is everything written so far.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.data.String()
+}
+
+// Await waits until s has been written after what the last Await found.
+func (b *Buffer) Await(t testing.TB, s string, limit time.Duration) {
+	t.Helper()
+	timeout := time.After(limit)
+	for {
+		b.mu.Lock()
+		if i := strings.Index(b.data.String()[b.seen:], s); i >= 0 {
+			b.seen += i + len(s)
+			b.mu.Unlock()
+			return
+		}
+		if b.changed == nil {
+			b.changed = make(chan struct{})
+		}
+		changed := b.changed
+		b.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timeout:
+			t.Fatalf("did not see %q in %v; all output:\n%s", s, limit, clip(b.String()))
+		}
+	}
+}

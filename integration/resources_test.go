@@ -1,0 +1,124 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/typeurl/v2"
+
+	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
+)
+
+// await polls for a condition that nothing tells of.
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(long)
+	for pause := 10 * time.Millisecond; !done(); pause = min(2*pause, 500*time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for %s", long, what)
+		}
+		time.Sleep(pause)
+	}
+}
+
+func TestTenAtOnce(t *testing.T) {
+	c := containerd(t)
+	const n = 10
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i := range n {
+		b := c.Background(t, strings.NewReader(strconv.Itoa(i)), c.RunArgs(t, harness.Run{
+			// All must be there together: each is held until the last byte of its input has come, then says so and waits for the others.
+			Args: []string{"sh", "-c", `n=$(cat); echo "I am $n"; sleep 2; exit $((n + 20))`},
+		})...)
+		wg.Go(func() {
+			// Ten machines share two emulated CPUs.
+			r := b.Wait(t, 3*long)
+			if want := fmt.Sprintf("I am %d\n", i); r.Status != i+20 || r.Stdout != want {
+				t.Errorf("container %d: want status %d and %q; got %v", i, i+20, want, r)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d containers took %v", n, time.Since(began).Round(time.Millisecond))
+}
+
+// TestOutOfMemory has a container that uses more memory than its limit, and one that uses more than its machine has.
+func TestOutOfMemory(t *testing.T) {
+	c := containerd(t)
+	for _, tt := range []struct {
+		name   string
+		fcOnly bool
+		opts   []oci.SpecOpts
+	}{
+		{"limit", false, []oci.SpecOpts{oci.WithMemoryLimit(32 << 20)}},
+		{"machine", true, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.fcOnly {
+				fcOnly(t, c)
+			}
+			ctx, cancel := context.WithCancel(c.Context())
+			defer cancel()
+			seen, errs := c.Client().Subscribe(ctx, `topic=="/tasks/oom"`)
+			// It grows in small steps: the kernel refuses at once what is obviously too much.
+			task := c.StartTask(t, "", nil, append(tt.opts, oci.WithProcessArgs("awk", `BEGIN { for (;;) a[i++] = sprintf("%4000s", i) }`))...)
+			if code := task.Await(t, long); code != 137 {
+				t.Errorf("ended with status %d, want 137; stderr: %s", code, task.Stderr.String())
+			}
+			for {
+				select {
+				case e := <-seen:
+					v, err := typeurl.UnmarshalAny(e.Event)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if oom, ok := v.(*events.TaskOOM); ok && oom.ContainerID == task.ID() {
+						return
+					}
+				case err := <-errs:
+					t.Fatal(err)
+				case <-time.After(long):
+					t.Fatal("no event of a want of memory")
+				}
+			}
+		})
+	}
+}
+
+func TestVCPUs(t *testing.T) {
+	c := containerd(t)
+	fcOnly(t, c)
+	r := c.Run(t, harness.Run{Config: c.Config(t, harness.Settings{"vcpus": 2}),
+		Args: []string{"sh", "-c", "nproc; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online"}})
+	if r.Status != 0 || r.Stdout != "2\n2\n0-1\n" {
+		t.Errorf("want two CPUs; got %v", r)
+	}
+}
+
+func TestMemorySize(t *testing.T) {
+	c := containerd(t)
+	fcOnly(t, c)
+	for _, mib := range []int{128, 5 << 10} {
+		t.Run(fmt.Sprintf("%d MiB", mib), func(t *testing.T) {
+			r := c.Run(t, harness.Run{Config: c.Config(t, harness.Settings{"memory_mib": mib}),
+				Args: []string{"awk", "/^MemTotal:/ {print $2}", "/proc/meminfo"}})
+			kib, err := strconv.Atoi(strings.TrimSpace(r.Stdout))
+			if r.Status != 0 || err != nil {
+				t.Fatal(r)
+			}
+			// The kernel keeps its own text, data and page structures back: some 20 MiB and 1/64.
+			most, least := mib<<10, (mib-mib/40-32)<<10
+			if kib > most || kib < least {
+				t.Errorf("MemTotal is %d KiB, want %d to %d", kib, least, most)
+			}
+		})
+	}
+}
