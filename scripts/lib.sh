@@ -1,5 +1,5 @@
-# Sourced by the other scripts. shellcheck shell=bash
-# Where things lie, and how progress is told.
+# shellcheck shell=bash
+# Sourced by the other scripts: where things lie, and how progress is told.
 
 set -euo pipefail
 export LC_ALL=C.UTF-8

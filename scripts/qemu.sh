@@ -12,6 +12,7 @@ target=$cache/qemu
 
 state=$(mktemp -d "$cache/apt.XXXXXX")
 trap 'rm -rf "$state"' EXIT
+# shellcheck disable=SC2016 # apt expands it
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' 'Component: main' | head -n 1)
 if [ -z "$mirror" ]; then
 	say "no bookworm source to derive a backports mirror from: keeping the installed QEMU"

@@ -1,7 +1,7 @@
 package main
 
-// What the emulation is steadiest with; measured by scripts/testbed-stress.sh.
+// What QEMU's emulation of nested virtualisation is steadiest with; scripts/stress.sh tries it.
 const (
-	tcgThreads    = "multi"
-	kvmAMDOptions = ""
+	steadyThreads = "multi"
+	steadyKVMAMD  = "npt=1"
 )

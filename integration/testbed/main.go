@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,8 @@ type settings struct {
 	log     string // console log to keep, or ""
 	out     string // folder shared read-write, or ""
 	qemu    string // QEMU binary, or "" for the choice of findQEMU
+	threads string // QEMU's way to run CPUs: "multi" or "single"
+	kvmAMD  string // the module's parameters
 	env     []string
 }
 
@@ -103,6 +106,8 @@ func readSettings(get func(string) string, environ []string) (settings, error) {
 		mode: get("KVMHOST"), timeout: 30 * time.Minute, mem: "6G", cpus: min(2, runtime.NumCPU()),
 		icount: get("ICOUNT") != "" && get("ICOUNT") != "0",
 		log:    get("KVMHOST_LOG"), out: get("KVMHOST_OUT"), qemu: get("KVMHOST_QEMU"),
+		threads: cmp.Or(get("KVMHOST_THREADS"), steadyThreads),
+		kvmAMD:  cmp.Or(get("KVMHOST_KVM_AMD"), steadyKVMAMD),
 	}
 	if s.mode != "" && s.mode != "direct" && s.mode != "nested" {
 		return s, fmt.Errorf("KVMHOST=%q: must be direct or nested", s.mode)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -87,7 +89,7 @@ func runNested(ctx context.Context, s settings, work string, args []string) (int
 		errDone := make(chan error, 1)
 		go func() { _, err := relay(os.Stderr, errR, mark); errDone <- err }()
 		status, err := relay(os.Stdout, outR, mark)
-		done <- result{status, errors.Join(err, <-errDone)}
+		done <- result{status, cmp.Or(err, <-errDone)}
 	}()
 	defer keepLog(s.log, filepath.Join(work, "console.log"))
 	select {
@@ -214,14 +216,20 @@ func tails(work string) string {
 	logs, _ := filepath.Glob(filepath.Join(work, "*.log"))
 	for _, p := range logs {
 		text, _ := os.ReadFile(p)
-		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-		if len(lines) == 1 && lines[0] == "" {
+		lines := slices.DeleteFunc(strings.Split(string(text), "\n"), noise)
+		if len(lines) == 0 {
 			continue
 		}
 		lines = lines[max(0, len(lines)-40):]
 		fmt.Fprintf(&b, "\n--- %s ---\n%s", filepath.Base(p), strings.Join(lines, "\n"))
 	}
 	return b.String()
+}
+
+// noise reports lines that every run has.
+func noise(line string) bool {
+	return line == "" || strings.Contains(line, "TCG doesn't support") || strings.Contains(line, "fv_") ||
+		strings.Contains(line, "virtio_session_mount") || strings.Contains(line, "virtio_loop: ")
 }
 
 func keepLog(dst, src string) {

@@ -48,7 +48,7 @@ func qemuArgs(s settings, q qemuBinary, img images, work string) []string {
 	if s.icount {
 		a = append(a, "-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1")
 	} else {
-		a = append(a, "-accel", "tcg,thread="+tcgThreads, "-smp", strconv.Itoa(s.cpus))
+		a = append(a, "-accel", "tcg,thread="+s.threads, "-smp", strconv.Itoa(s.cpus))
 	}
 	a = append(a,
 		"-M", "q35", "-cpu", "EPYC-Milan,+svm,+npt,-xsave", "-m", s.mem,
@@ -83,7 +83,7 @@ func initScript(s settings, img images, cwd string, args []string, mark string) 
 	line("mount -t tmpfs -o mode=755 tmpfs /run; mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 	line("mount -t ext4 /dev/vda /scratch; rmdir /scratch/lost+found")
 	line("mount --bind %s /lib/modules", quote(img.modules))
-	line("modprobe kvm_amd %s", kvmAMDOptions)
+	line("modprobe kvm_amd %s", s.kvmAMD)
 	line("for m in tun veth bridge loop erofs overlay nft_compat; do modprobe $m 2>/dev/null; done")
 	if s.out != "" {
 		line("mkdir -p %[1]s && mount -t virtiofs out %[1]s", quote(s.out))
