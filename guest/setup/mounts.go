@@ -39,7 +39,10 @@ func Mounts() []Mount {
 		{Source: "tmpfs", Target: "/run", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"},
 		{Source: "tmpfs", Target: "/tmp", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=1777"},
 		{Source: "cgroup2", Target: CgroupRoot, Type: "cgroup2", Flags: strict},
-		{Source: agent.SharedTag, Target: agent.SharedDir, Type: "virtiofs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Optional: true},
+		// No flags: a container's root is a bind mount of a part of this one and would inherit them, and with them setuid
+		// programs and device nodes would be dead in it.
+		// Without nosuid and nodev: containers' root file systems are in it, and inherit these.
+		{Source: agent.SharedTag, Target: agent.SharedDir, Type: "virtiofs", Optional: true},
 	}
 }
 
