@@ -17,7 +17,7 @@ import (
 )
 
 // deathNotice is how soon a task must be reported as exited after what carried it has died.
-const deathNotice = 5 * time.Second
+var deathNotice = harness.Slow(5 * time.Second)
 
 // TestDeaths ends a running container from below, in each possible way, and then clears up by ctr as a user would.
 func TestDeaths(t *testing.T) {

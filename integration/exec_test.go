@@ -15,7 +15,7 @@ import (
 )
 
 // long bounds a wait for what takes no time worth mentioning but on an emulated CPU.
-const long = 60 * time.Second
+var long = harness.Slow(60 * time.Second)
 
 // idle is a command that does nothing until TERM ends it with status 7.
 var idle = oci.WithProcessArgs("sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 1000 & wait $!; done")

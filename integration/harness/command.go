@@ -15,7 +15,7 @@ import (
 )
 
 // commandTimeout bounds one ctr command. It is generous: on an emulated CPU all takes thirty times as long.
-const commandTimeout = 90 * time.Second
+var commandTimeout = Slow(90 * time.Second)
 
 // Result is how a command ended.
 type Result struct {

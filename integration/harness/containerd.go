@@ -27,10 +27,12 @@ const (
 	Namespace = "fctest"
 	// Image is the image that every containerd of the harness holds.
 	Image = ociimage.Name
+)
 
+var (
 	// readyTimeout bounds containerd's start; on an emulated CPU it takes some seconds.
-	readyTimeout = 90 * time.Second
-	stopTimeout  = 30 * time.Second
+	readyTimeout = Slow(90 * time.Second)
+	stopTimeout  = Slow(30 * time.Second)
 )
 
 // Options change how Start starts containerd.
@@ -53,12 +55,7 @@ type Containerd struct {
 
 // Start starts a containerd and imports Image. The caller calls Stop.
 func Start(env Env, opts Options) (*Containerd, error) {
-	// overlayfs cannot lie on an overlay: the emulated test machine has a disk at /scratch for this.
-	parent := ""
-	if fi, err := os.Stat("/scratch"); err == nil && fi.IsDir() {
-		parent = "/scratch"
-	}
-	dir, err := os.MkdirTemp(parent, "fcit")
+	dir, err := os.MkdirTemp(os.Getenv(EnvScratch), "fcit")
 	if err != nil {
 		return nil, err
 	}

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +26,10 @@ const (
 	EnvBinDir = "FC_BIN_DIR"
 	// EnvRequireKVM, when it is 1, makes a test fail where it would be skipped for want of KVM or of programs.
 	EnvRequireKVM = "FC_REQUIRE_KVM"
+	// EnvSlow is how many times slower than usual this machine is, for example because others use it, too.
+	EnvSlow = "FC_SLOW"
+	// EnvScratch is a folder on a file system that can hold overlayfs' upper layers; kvmhost sets it.
+	EnvScratch = "FC_SCRATCH"
 )
 
 // The runtimes' names.
@@ -88,6 +94,15 @@ func find() (Env, error) {
 		}
 	}
 	return e, fmt.Errorf("no tools/ctr in %s (run make build tools, or set %s)", strings.Join(dirs, ", "), EnvBinDir)
+}
+
+// Slow stretches a time limit as EnvSlow says. The limits of the tests suit a nested machine on two CPUs of its own.
+func Slow(limit time.Duration) time.Duration {
+	times, err := strconv.Atoi(os.Getenv(EnvSlow))
+	if err != nil || times < 1 {
+		return limit
+	}
+	return limit * time.Duration(times)
 }
 
 // UsableKVM returns nil if /dev/kvm makes virtual machines that run an unmodified guest. A device node alone proves nothing:

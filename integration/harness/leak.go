@@ -11,7 +11,7 @@ import (
 )
 
 // settleTimeout is how long after a test's end its traces may still be going away.
-const settleTimeout = 5 * time.Second
+var settleTimeout = Slow(5 * time.Second)
 
 // Snapshot is a set of lines, each naming one thing that is on the machine: a process, a mount, a socket, a file, …
 type Snapshot map[string]struct{}
