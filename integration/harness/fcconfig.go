@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -16,6 +17,9 @@ func (c *Containerd) settings() Settings {
 	return Settings{
 		"kernel": filepath.Join(c.Bin, "vmlinux"),
 		"image":  filepath.Join(c.Bin, "guest.img"),
+		// The default of 30 s, stretched like the tests' own limits.
+		"boot_timeout": Slow(30 * time.Second).String(),
+		"debug":        true,
 	}
 }
 

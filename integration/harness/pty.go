@@ -2,6 +2,8 @@ package harness
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -10,13 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
 )
 
 // Terminal is a ctr that runs on a pseudo-terminal whose other end the test holds.
 type Terminal struct {
 	cmd    *exec.Cmd
-	master console.Console
+	master *os.File
 	out    Buffer
 	done   chan struct{}
 }
@@ -24,11 +26,7 @@ type Terminal struct {
 // Terminal starts ctr with args on a pseudo-terminal of the given size.
 func (c *Containerd) Terminal(t testing.TB, width, height uint16, args ...string) *Terminal {
 	t.Helper()
-	master, name, err := console.NewPty()
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err := os.OpenFile(name, os.O_RDWR|syscall.O_NOCTTY, 0)
+	master, slave, err := openPty()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,9 +69,29 @@ func (term *Terminal) Type(t testing.TB, s string) {
 // Resize changes the terminal's size; the kernel tells ctr by SIGWINCH.
 func (term *Terminal) Resize(t testing.TB, width, height uint16) {
 	t.Helper()
-	if err := term.master.Resize(console.WinSize{Width: width, Height: height}); err != nil {
+	if err := unix.IoctlSetWinsize(int(term.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: height}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// openPty opens both ends of a new pseudo-terminal (pty(7)).
+func openPty() (master, slave *os.File, err error) {
+	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	fd := int(master.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, master.Close())
+	}
+	return master, slave, nil
 }
 
 // Expect waits until the terminal has shown s since the last Expect that found something.
