@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/guest/link"
@@ -38,22 +39,32 @@ func main() {
 	}
 	// A guest is small, and the agent idles: what it frees should go back soon.
 	debug.SetGCPercent(50)
-	level := os.Getenv("fc_log")
-	if level == "" {
-		level = "warn"
-	}
 	ctx := context.Background()
-	if err := log.SetLevel(level); err != nil {
-		log.G(ctx).WithError(err).Error("fc_log on the kernel's command line")
-	}
+	startLog(ctx)
 	if err := run(ctx, time.Duration(now.Nano())); err != nil {
 		log.G(ctx).WithError(err).Fatal("the agent cannot go on") // exits
 	}
 	log.G(ctx).WithError(setup.PowerOff()).Fatal("the VM does not power off")
 }
 
+// startLog has the log printed by the kernel. /dev is there: the kernel mounts it (CONFIG_DEVTMPFS_MOUNT).
+func startLog(ctx context.Context) {
+	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
+		logrus.SetOutput(kmsg{f})
+		logrus.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true})
+	}
+	level := os.Getenv("fc_log")
+	if level == "" {
+		level = "warn"
+	}
+	if err := log.SetLevel(level); err != nil {
+		log.G(ctx).WithError(err).Error("fc_log on the kernel's command line")
+	}
+}
+
 // run works until the shim wants the guest to end, or has gone.
 func run(ctx context.Context, started time.Duration) error {
+	log.G(ctx).Debug("setting the guest up")
 	warnings, err := setup.Run()
 	for _, w := range warnings {
 		log.G(ctx).WithError(w).Warn("set-up")
@@ -73,10 +84,12 @@ func run(ctx context.Context, started time.Duration) error {
 		return err
 	}
 	go func() { log.G(ctx).WithError(s.Run()).Error("OOM kills are no longer watched") }()
+	log.G(ctx).Debug("calling the shim")
 	conn, err := dial.Control(ctx)
 	if err != nil {
 		return err
 	}
+	log.G(ctx).Debug("serving the shim")
 	if err := s.Serve(ctx, conn); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 var settings = [...]struct{ path, value string }{
 	{"/proc/sys/fs/protected_hardlinks", "1"},
 	{"/proc/sys/fs/protected_symlinks", "1"},
+	{"/proc/sys/kernel/printk_devkmsg", "on"}, // the agent's log must not be thinned out
 	{"/proc/self/oom_score_adj", "-1000"}, // the agent is the last to go; specs without a value get 0, see ocispec
 }
 
