@@ -187,6 +187,7 @@ func (m *Machine) end() {
 			errs = append(errs, v.await(ctx, nil))
 		}
 	}
+	ran := time.Since(m.startedAt)
 	stopped := errors.Join(errs...) == nil
 	released := make(chan error, 1)
 	go func() { released <- m.release(stopped) }()
@@ -200,6 +201,9 @@ func (m *Machine) end() {
 	}
 	left := errors.Join(errs...)
 	entry := m.log.WithField("reason", m.exit.Reason.String())
+	if started {
+		entry = entry.WithField("ran", ran)
+	}
 	if m.exit.Err != nil {
 		entry = entry.WithError(m.exit.Err)
 	}

@@ -79,6 +79,9 @@ func (f File) readInto(mem *memory.Memory, addr, off, n uint64) error {
 	if off > f.Size || n > f.Size-off {
 		return fmt.Errorf("bytes %d to %d are beyond the file's end at %d", off, off+n, f.Size)
 	}
+	if host, ok := f.ReaderAt.(*os.File); ok {
+		return mem.LoadFile(addr, host, off, n)
+	}
 	p, err := mem.Slice(addr, n)
 	if err != nil {
 		return err
