@@ -41,7 +41,6 @@ func Mounts() []Mount {
 		{Source: "cgroup2", Target: CgroupRoot, Type: "cgroup2", Flags: strict},
 		// No flags: a container's root is a bind mount of a part of this one and would inherit them, and with them setuid
 		// programs and device nodes would be dead in it.
-		// Without nosuid and nodev: containers' root file systems are in it, and inherit these.
 		{Source: agent.SharedTag, Target: agent.SharedDir, Type: "virtiofs", Optional: true},
 	}
 }
