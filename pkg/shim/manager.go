@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -57,6 +58,9 @@ func TaskPlugin() *plugin.Registration {
 			}
 			sd, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
 			if err != nil {
+				return nil, err
+			}
+			if err := awaitHandover(sd.(shutdown.Service).Shutdown); err != nil {
 				return nil, err
 			}
 			return newService(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service))
@@ -158,7 +162,14 @@ func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *n
 	if params.GetLogLevel() <= bootapi.LogLevel_LOG_LEVEL_DEBUG {
 		cmd.Args = append(cmd.Args, "-debug")
 	}
-	cmd.ExtraFiles = []*os.File{sock}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	defer w.Close()
+	cmd.ExtraFiles = []*os.File{sock, r}
+	cmd.Env = append(os.Environ(), handoverEnv+"=4")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startPrivate(cmd); err != nil {
 		return fmt.Errorf("start the serving shim: %w", err)
@@ -166,7 +177,36 @@ func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *n
 	if err := shim.AdjustOOMScore(cmd.Process.Pid); err != nil {
 		return errors.Join(fmt.Errorf("set the shim's OOM score: %w", err), cmd.Process.Kill(), cmd.Wait())
 	}
+	if _, err := w.Write([]byte{1}); err != nil {
+		return fmt.Errorf("hand over to the serving shim: %w", err)
+	}
 	return cmd.Process.Release()
+}
+
+// handoverEnv tells the serving shim which of its files is a pipe that Start writes a byte to at its end. If Start is
+// killed before, containerd never hears of the serving shim and never asks it to leave.
+const handoverEnv = "FC_SHIM_HANDOVER"
+
+// awaitHandover calls abandon if Start has died. It does nothing in a process that Start has not made.
+func awaitHandover(abandon func()) error {
+	v := os.Getenv(handoverEnv)
+	if v == "" {
+		return nil
+	}
+	os.Unsetenv(handoverEnv)
+	fd, err := strconv.Atoi(v)
+	if err != nil || fd < 3 {
+		return fmt.Errorf("%s is %q, not the number of a file", handoverEnv, v)
+	}
+	unix.CloseOnExec(fd)
+	f := os.NewFile(uintptr(fd), "handover")
+	go func() {
+		defer f.Close()
+		if n, _ := f.Read(make([]byte, 1)); n == 0 {
+			abandon()
+		}
+	}()
+	return nil
 }
 
 // startPrivate starts a command in a new mount namespace that hears of the host's mounts but tells of none. Go's own way

@@ -22,7 +22,7 @@ import (
 
 const (
 	// configureTimeout bounds fc-vmm's answers from its start to InstanceStart's.
-	configureTimeout = 20 * time.Second
+	configureTimeout = time.Minute
 	// partingTimeout is how long fc-vmm may outlive the agent's connection, to tell why the guest has ended.
 	partingTimeout = time.Second
 	// powerOffTimeout bounds an orderly end of the guest.
