@@ -57,9 +57,7 @@ func (s *session) start(q *queue.Queue, workers int) {
 func (s *session) stop() {
 	for _, l := range s.lanes {
 		l.q.Stop()
-		// Who waits on the queue is awake now. Whoever comes next is told that it has stopped.
-		l.lead.Lock()
-		l.lead.Unlock() //nolint:staticcheck // the wait is the purpose
+		l.settle()
 	}
 	done := make(chan struct{})
 	go func() {
@@ -127,6 +125,13 @@ func (l *lane) take(c *queue.Chain) bool {
 		}
 		return true
 	}
+}
+
+// settle waits for the leader of a stopped queue, which is awake, to leave it. Whoever comes next only learns that the queue
+// has stopped.
+func (l *lane) settle() {
+	l.lead.Lock()
+	defer l.lead.Unlock()
 }
 
 // broken logs once that a queue is not served any more.

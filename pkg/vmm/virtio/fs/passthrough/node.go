@@ -50,7 +50,12 @@ func (n *node) path() string { return "/proc/self/fd/" + strconv.Itoa(n.fd) }
 func (n *node) open(flags int) (int, error) {
 	switch n.typ {
 	case unix.S_IFREG, unix.S_IFDIR:
-		return unix.Open(n.path(), flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+		for {
+			fd, err := unix.Open(n.path(), flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+			if err != unix.EINTR {
+				return fd, err
+			}
+		}
 	case unix.S_IFLNK:
 		return -1, unix.ELOOP
 	}
