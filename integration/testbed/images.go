@@ -84,8 +84,9 @@ func downloadKernel(ctx context.Context, dir, kdir string) error {
 	if err != nil {
 		return fmt.Errorf("apt-cache depends linux-image-cloud-amd64: %w", err)
 	}
-	_, pkg, ok := strings.Cut(string(out), "Depends: ")
-	if pkg, _, ok = strings.Cut(pkg, "\n"); !ok {
+	_, rest, ok := strings.Cut(string(out), "Depends: ")
+	pkg, _, _ := strings.Cut(rest, "\n")
+	if !ok {
 		return fmt.Errorf("linux-image-cloud-amd64 depends on no kernel (apt-get update first?)")
 	}
 	tmp, err := os.MkdirTemp(dir, "download-")
