@@ -8,7 +8,7 @@ import (
 
 func TestKmsg(t *testing.T) {
 	for line, want := range map[string]string{
-		"level=warning msg=x\n":    "<3>agent: level=warning msg=x",
+		"level=warning msg=x\n":   "<3>agent: level=warning msg=x",
 		strings.Repeat("a", 2000): "<3>agent: " + strings.Repeat("a", maxLine-3-len(kmsgPrefix)) + "...",
 	} {
 		r, w, err := os.Pipe()

@@ -64,7 +64,7 @@ func startLog(ctx context.Context) {
 
 // run works until the shim wants the guest to end, or has gone.
 func run(ctx context.Context, started time.Duration) error {
-	log.G(ctx).Debug("setting the guest up")
+	log.G(ctx).WithField("started", started).Debug("setting the guest up")
 	warnings, err := setup.Run()
 	for _, w := range warnings {
 		log.G(ctx).WithError(w).Warn("set-up")

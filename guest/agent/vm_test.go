@@ -114,7 +114,7 @@ func boot(t *testing.T, ctx context.Context, call bool) (*vm, *agent.Client, *ag
 // exited waits for the VMM's end and checks its status.
 func (v *vm) exited(status int) {
 	v.t.Helper()
-	timer := time.AfterFunc(30*time.Second, func() { v.cmd.Process.Kill() })
+	timer := time.AfterFunc(time.Minute, func() { v.cmd.Process.Kill() })
 	err := v.cmd.Wait()
 	timer.Stop()
 	var exit *exec.ExitError
@@ -124,7 +124,7 @@ func (v *vm) exited(status int) {
 }
 
 func deadline(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -15,8 +15,8 @@ import (
 var settings = [...]struct{ path, value string }{
 	{"/proc/sys/fs/protected_hardlinks", "1"},
 	{"/proc/sys/fs/protected_symlinks", "1"},
-	{"/proc/sys/kernel/printk_devkmsg", "on"}, // the agent's log must not be thinned out
-	{"/proc/self/oom_score_adj", "-1000"}, // the agent is the last to go; specs without a value get 0, see ocispec
+	{"/proc/sys/kernel/printk_devkmsg", "on\n"}, // the newline is demanded; the agent's log must not be thinned out
+	{"/proc/self/oom_score_adj", "-1000"},       // the agent is the last to go; specs without a value get 0, see ocispec
 }
 
 // limits are what containers inherit when their spec says nothing, as on a host under systemd.
