@@ -68,7 +68,7 @@ func TestKernel(t *testing.T) {
 		{"four CPUs above the gap, power off", 4, 5 << 10, "poweroff -f", PoweredOff},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			initrd := vmmtest.Busybox(t, "echo seen $(nproc) cpus $(awk '/MemTotal/{print $2}' /proc/meminfo) kB\n"+c.end)
+			initrd := vmmtest.Busybox(t, "exec >/dev/console; echo seen $(nproc) cpus $(awk '/MemTotal/{print $2}' /proc/meminfo) kB; sleep 0.2\n"+c.end)
 			m, out := startKernel(t, config.VM{
 				Machine:    config.Machine{VCPUCount: c.cpus, MemSizeMiB: c.mib},
 				BootSource: bootSource(vmmtest.Kernel(t), initrd),

@@ -292,6 +292,7 @@ func TestBadInput(t *testing.T) {
 		return path
 	}
 	good := write("good", vmmtest.ELF(halt))
+	disk := write("disk", make([]byte, 4096))
 	long := strings.Repeat("x", config.MaxBootArgs)
 	for _, c := range []struct {
 		name string
@@ -304,7 +305,7 @@ func TestBadInput(t *testing.T) {
 		{"no kernel inside", config.VM{BootSource: &config.BootSource{KernelImagePath: write("text", bytes.Repeat([]byte("text"), 1000))}}, "not a bootable kernel"},
 		{"no initrd", config.VM{BootSource: &config.BootSource{KernelImagePath: good, InitrdPath: dir + "/none"}}, "initrd_path"},
 		{"initrd too large", config.VM{Machine: config.Machine{MemSizeMiB: 64}, BootSource: &config.BootSource{KernelImagePath: good, InitrdPath: write("big", make([]byte, 64<<20))}}, "mem_size_mib 64"},
-		{"command line", config.VM{Drives: []config.Drive{{DriveID: "r", PathOnHost: good, IsRootDevice: true}}, BootSource: &config.BootSource{KernelImagePath: good, BootArgs: &long}}, "boot_args"},
+		{"command line", config.VM{Drives: []config.Drive{{DriveID: "r", PathOnHost: disk, IsRootDevice: true}}, BootSource: &config.BootSource{KernelImagePath: good, BootArgs: &long}}, "boot_args"},
 		{"serial", config.VM{Serial: &config.Serial{SerialOutPath: dir + "/none/x"}, BootSource: &config.BootSource{KernelImagePath: good}}, "serial_out_path"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
