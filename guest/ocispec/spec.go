@@ -2,6 +2,7 @@
 //
 // What a VM of its own changes, and nothing else, is decided here. Such decisions are:
 //   - The network namespace is the guest's own: the VM is the boundary. net.* sysctls thus apply to the guest.
+//     A container in a user namespace does not own it, and may thus not mount sysfs: it gets the guest's /sys bound instead.
 //   - AppArmor profiles and SELinux labels name policies of the host, which the guest's kernel has not loaded: they are left out.
 //   - cgroupsPath names a place on the host: in the guest each container has a cgroup named after its id.
 //   - Hooks run on the host; the shim has taken them out, and a spec that still has some is refused.
@@ -12,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -74,6 +76,9 @@ func Convert(id string, spec *specs.Spec) (*Container, error) {
 		}
 	}
 	linux.Namespaces = namespaces
+	if hasNamespace(namespaces, specs.UserNamespace) {
+		bindSysfs(spec.Mounts)
+	}
 	for name, value := range linux.Sysctl {
 		if !strings.HasPrefix(name, "net.") {
 			continue
@@ -94,6 +99,20 @@ func Convert(id string, spec *specs.Spec) (*Container, error) {
 		return nil, fmt.Errorf("spec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return c, nil
+}
+
+func hasNamespace(namespaces []specs.LinuxNamespace, t specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+}
+
+// bindSysfs turns mounts of sysfs into recursive binds of the guest's /sys; not recursive would be refused, for it would show
+// what the mounts below cover.
+func bindSysfs(mounts []specs.Mount) {
+	for i, m := range mounts {
+		if m.Type == "sysfs" {
+			mounts[i].Type, mounts[i].Source, mounts[i].Options = "bind", "/sys", append([]string{"rbind"}, m.Options...)
+		}
+	}
 }
 
 func hasHooks(h *specs.Hooks) bool {

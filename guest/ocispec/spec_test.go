@@ -83,6 +83,27 @@ func TestConvert(t *testing.T) {
 	}
 }
 
+func TestSysfs(t *testing.T) {
+	for _, user := range []bool{false, true} {
+		s := valid()
+		s.Mounts = []specs.Mount{{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"ro"}}}
+		want := "sysfs"
+		if user {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 1000, Size: 10}}
+			s.Linux.GIDMappings = s.Linux.UIDMappings
+			want = "/sys"
+		}
+		c, err := Convert("c", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Config.Mounts[0]; got.Source != want || got.Destination != "/sys" || (got.Device == "bind") != user {
+			t.Errorf("user namespace %v: %+v", user, got)
+		}
+	}
+}
+
 func TestSysctlPath(t *testing.T) {
 	for name, want := range map[string]string{
 		"net.ipv4.ip_forward":               "/proc/sys/net/ipv4/ip_forward",

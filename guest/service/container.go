@@ -112,24 +112,20 @@ func (c *container) destroy(ctx context.Context) {
 
 // signalAll sends a signal to every process of the container.
 func (c *container) signalAll(sig unix.Signal) error {
-	if sig == unix.SIGKILL {
-		err := os.WriteFile(filepath.Join(c.cgroup, "cgroup.kill"), []byte("1"), 0)
-		if errors.Is(err, os.ErrNotExist) {
-			return errEnded
-		}
-		return err
-	}
 	pids, err := c.lib.Processes()
 	if err != nil {
 		return err
+	}
+	if len(pids) == 0 {
+		return errEnded
+	}
+	if sig == unix.SIGKILL { // at once, so that none forks its way out
+		return os.WriteFile(filepath.Join(c.cgroup, "cgroup.kill"), []byte("1"), 0)
 	}
 	for _, pid := range pids {
 		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("signal pid %d: %w", pid, err)
 		}
-	}
-	if len(pids) == 0 {
-		return errEnded
 	}
 	return nil
 }

@@ -44,6 +44,18 @@ const failedStatus = 255
 
 // launch starts the process and what serves it.
 func (p *process) launch(r *reaper.Reaper) error {
+	config := p.container.lib.Config()
+	uid, err := config.HostRootUID()
+	if err != nil {
+		return err
+	}
+	gid, err := config.HostRootGID()
+	if err != nil {
+		return err
+	}
+	if err := p.io.Chown(uid, gid); err != nil {
+		return err
+	}
 	f := p.io.Files()
 	// Assigned one by one: a nil *os.File in an interface would not be nil.
 	if f.Stdin != nil {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -93,6 +95,20 @@ func TestAsked(t *testing.T) {
 	}
 }
 
+func TestUserNamespace(t *testing.T) {
+	g := machine(t)
+	s := g.spec("sh", "-c", "echo again >/dev/stdout; cat /proc/self/uid_map")
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
+	for _, dir := range []string{g.rootfs, filepath.Dir(g.rootfs), filepath.Dir(filepath.Dir(g.rootfs))} {
+		os.Chmod(dir, 0o755) // the mapped root must get there
+	}
+	if out := strings.Fields(g.run("c", s, 0)); len(out) != 4 || out[0] != "again" || out[2] != "100000" {
+		t.Errorf("%q", out)
+	}
+}
+
 func TestExec(t *testing.T) {
 	g := machine(t)
 	c := g.create("c", g.spec("sleep", "60"))
@@ -170,6 +186,9 @@ func TestFailures(t *testing.T) {
 		t.Errorf("kill all: %v", err)
 	}
 	c.finish(137)
+	if err := c.kill(unix.SIGKILL, true); !errdefs.IsNotFound(err) {
+		t.Errorf("kill all after the end: %v", err)
+	}
 	if err := c.tryStart(); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("start after the end: %v", err)
 	}

@@ -122,6 +122,19 @@ func pipe(ours int) (r, w *os.File, err error) {
 // Files returns the process's ends.
 func (o *IO) Files() Files { return o.files }
 
+// Chown gives the process's pipes to an owner, so that a process in a user namespace can open /dev/stdout again.
+func (o *IO) Chown(uid, gid int) error {
+	for _, f := range []*os.File{o.files.Stdin, o.files.Stdout, o.files.Stderr} {
+		if f == nil {
+			continue
+		}
+		if err := f.Chown(uid, gid); err != nil {
+			return fmt.Errorf("give a pipe to %d:%d: %w", uid, gid, err)
+		}
+	}
+	return nil
+}
+
 // Terminal says whether the process has a terminal.
 func (o *IO) Terminal() bool { return o.terminal }
 
