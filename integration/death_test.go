@@ -162,7 +162,7 @@ func reload(t *testing.T, c *harness.Containerd, id string) client.Task {
 func TestDeathsAtStart(t *testing.T) {
 	c := containerd(t)
 	for _, role := range []harness.Role{harness.Shim, harness.VMM} {
-		for _, after := range []time.Duration{0, 50, 200, 500, 1000} {
+		for _, after := range []time.Duration{0, 100, 400, 1500} {
 			after *= time.Millisecond
 			t.Run(fmt.Sprintf("%s after %v", role, after), func(t *testing.T) {
 				if role == harness.Shim && !c.FC() {

@@ -35,12 +35,12 @@ func TestTenAtOnce(t *testing.T) {
 	began := time.Now()
 	for i := range n {
 		b := c.Background(t, strings.NewReader(strconv.Itoa(i)), c.RunArgs(t, harness.Run{
-			// All must be there together: each is held until the last byte of its input has come, then says so and waits for the others.
 			Args: []string{"sh", "-c", `n=$(cat); echo "I am $n"; sleep 2; exit $((n + 20))`},
 		})...)
 		wg.Go(func() {
 			// Ten machines share two emulated CPUs.
 			r := b.Wait(t, 3*long)
+			t.Logf("container %d: %v", i, r.Took.Round(time.Millisecond))
 			if want := fmt.Sprintf("I am %d\n", i); r.Status != i+20 || r.Stdout != want {
 				t.Errorf("container %d: want status %d and %q; got %v", i, i+20, want, r)
 			}

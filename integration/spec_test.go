@@ -16,7 +16,8 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/integration/ociimage"
 )
 
-// TestSpecByCtr asks for one thing at a time by a flag of ctr run, and reads it back inside.
+// TestSpecByCtr asks for things by flags of ctr run, as many in one container as do not disturb each other, and reads them back
+// inside.
 func TestSpecByCtr(t *testing.T) {
 	c := containerd(t)
 	profile := filepath.Join(t.TempDir(), "seccomp.json")
@@ -25,34 +26,60 @@ func TestSpecByCtr(t *testing.T) {
 		Architectures: []specs.Arch{specs.ArchX86_64},
 		Syscalls:      []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}},
 	})
+	type readBack struct{ what, script, want string }
 	for _, tt := range []struct {
-		name   string
-		flags  []string
-		script string
-		want   string
+		name  string
+		flags []string
+		read  []readBack
 	}{
-		{"environment", []string{"--env", "A=one", "--env", "B=two words"}, `echo "$A|$B|$PATH"`,
-			"one|two words|/bin:/sbin:/usr/bin:/usr/sbin\n"},
-		{"user", []string{"--user", ociimage.User}, "id -u; id -g; grep -c '^Groups:.*2000' /proc/self/status", "1000\n1000\n1\n"},
-		{"cwd", []string{"--cwd", "/home/" + ociimage.User}, "pwd; readlink /proc/self/cwd",
-			"/home/tester\n/home/tester\n"},
-		{"read-only root", []string{"--read-only"}, "touch /new 2>/dev/null; echo $?; touch /dev/shm/new; echo $?", "1\n0\n"},
-		{"rlimit", []string{"--rlimit-nofile", "123:456"}, "ulimit -Sn; ulimit -Hn", "123\n456\n"},
-		{"all capabilities dropped", dropAll(), "grep '^Cap[EPB]' /proc/self/status",
-			"CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"},
-		{"capability added", append(dropAll(), "--cap-add", "CAP_SYS_TIME"), "grep '^Cap[EPB]' /proc/self/status",
-			"CapPrm:\t0000000002000000\nCapEff:\t0000000002000000\nCapBnd:\t0000000002000000\n"},
-		{"no seccomp", nil, "grep '^Seccomp:' /proc/self/status", "Seccomp:\t0\n"},
-		{"seccomp", []string{"--seccomp", "--seccomp-profile", profile},
-			"grep '^Seccomp:' /proc/self/status; mkdir /tmp/d 2>/dev/null; echo $?", "Seccomp:\t2\n1\n"},
-		{"no new privileges", nil, "grep '^NoNewPrivs:' /proc/self/status", "NoNewPrivs:\t1\n"},
-		{"hostname", []string{"--hostname", "a-name"}, "hostname", "a-name\n"},
-		{"masked and read-only paths", nil, "cat /proc/kcore | wc -c; echo 1 2>/dev/null >/proc/sys/kernel/panic; echo $?", "0\n1\n"},
-		{"pid namespace", nil, "echo $$", "1\n"},
+		{"defaults", nil, []readBack{
+			{"environment", `echo "$PATH"`, "/bin:/sbin:/usr/bin:/usr/sbin\n"},
+			{"user", "id -u; id -g", "0\n0\n"},
+			{"cwd", "pwd", "/\n"},
+			{"root", "touch /new; echo $?", "0\n"},
+			{"seccomp", "grep '^Seccomp:' /proc/self/status", "Seccomp:\t0\n"},
+			{"no new privileges", "grep '^NoNewPrivs:' /proc/self/status", "NoNewPrivs:\t1\n"},
+			{"masked path", "cat /proc/kcore | wc -c", "0\n"},
+			{"read-only path", "echo 1 2>/dev/null >/proc/sys/kernel/panic; echo $?", "1\n"},
+			{"pid namespace", "echo $$", "1\n"},
+		}},
+		{"ordinary user", []string{
+			"--env", "A=one", "--env", "B=two words", "--user", ociimage.User, "--cwd", "/home/" + ociimage.User,
+			"--rlimit-nofile", "123:456", "--hostname", "a-name",
+		}, []readBack{
+			{"environment", `echo "$A|$B"`, "one|two words\n"},
+			{"user", "id -u; id -g; grep -c '^Groups:.*2000' /proc/self/status", "1000\n1000\n1\n"},
+			{"cwd", "pwd; readlink /proc/self/cwd", "/home/tester\n/home/tester\n"},
+			{"rlimit", "ulimit -Sn; ulimit -Hn", "123\n456\n"},
+			{"hostname", "hostname", "a-name\n"},
+			{"effective capabilities", "grep '^CapEff' /proc/self/status", "CapEff:\t0000000000000000\n"},
+			{"owner of a new file", "touch f; stat -c '%u %g' f", "1000 1000\n"},
+		}},
+		{"no capabilities", append(dropAll(), "--read-only"), []readBack{
+			{"capabilities", "grep '^Cap[EPB]' /proc/self/status",
+				"CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"},
+			{"read-only root", "touch /new 2>/dev/null; echo $?; touch /dev/shm/new; echo $?", "1\n0\n"},
+		}},
+		{"one capability", append(dropAll(), "--cap-add", "CAP_SYS_TIME", "--seccomp", "--seccomp-profile", profile), []readBack{
+			{"capabilities", "grep '^Cap[EPB]' /proc/self/status",
+				"CapPrm:\t0000000002000000\nCapEff:\t0000000002000000\nCapBnd:\t0000000002000000\n"},
+			{"seccomp", "grep '^Seccomp:' /proc/self/status; mkdir /tmp/d 2>/dev/null; echo $?", "Seccomp:\t2\n1\n"},
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := c.Sh(t, tt.flags, tt.script); got != tt.want {
-				t.Errorf("%s\nprinted %q\n   want %q", tt.script, got, tt.want)
+			const border = "----\n"
+			var script strings.Builder
+			for _, r := range tt.read {
+				fmt.Fprintf(&script, "%s\necho ----\n", r.script)
+			}
+			got := strings.Split(c.Sh(t, tt.flags, script.String()), border)
+			if len(got) != len(tt.read)+1 {
+				t.Fatalf("printed %q", got)
+			}
+			for i, r := range tt.read {
+				if got[i] != r.want {
+					t.Errorf("%s: %s\nprinted %q\n   want %q", r.what, r.script, got[i], r.want)
+				}
 			}
 		})
 	}
