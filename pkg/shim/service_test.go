@@ -351,7 +351,7 @@ func TestCreateFails(t *testing.T) {
 		{"no settings", "", func(w *world) { os.Remove(w.settings) }, "cannot read the settings"},
 		{"no process", "", func(w *world) { w.write(filepath.Join(w.bundle, "config.json"), `{"linux":{}}`) }, "no process"},
 		{"hooks", "", func(w *world) {
-			w.write(filepath.Join(w.bundle, "config.json"), `{"linux":{},"root":{"path":"r"},"process":{"args":["a"]},"hooks":{"createRuntime":[{"path":"/x"}]}}`)
+			w.write(filepath.Join(w.bundle, "config.json"), `{"linux":{},"root":{"path":"r"},"process":{"args":["a"],"cwd":"/"},"hooks":{"createRuntime":[{"path":"/x"}]}}`)
 		}, "hooks (createRuntime) are not supported yet"},
 		{"mount that fails", "", func(w *world) {
 			w.rootfs = []*types.Mount{{Type: "bind", Source: "/no/such", Options: []string{"rbind"}}}

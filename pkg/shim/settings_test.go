@@ -57,6 +57,7 @@ func TestBadSettings(t *testing.T) {
 		"image = \"/a\"\nimage = \"b\"": "line 2",
 	} {
 		_, err := parseSettings("f", []byte(text))
+		t.Log(err)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") || !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}

@@ -43,6 +43,8 @@ func checkSpec(spec *specs.Spec) error {
 		return fmt.Errorf("no process: there is nothing to run")
 	case len(spec.Process.Args) == 0:
 		return fmt.Errorf("process.args is empty: there is nothing to run")
+	case !path.IsAbs(spec.Process.Cwd):
+		return fmt.Errorf("process.cwd %q is not an absolute path", spec.Process.Cwd)
 	case spec.Root == nil || spec.Root.Path == "":
 		return fmt.Errorf("no root.path: a container needs a root filesystem")
 	case spec.Linux == nil:

@@ -12,7 +12,7 @@ import (
 )
 
 func emptySpec(mounts ...specs.Mount) *specs.Spec {
-	return &specs.Spec{Process: &specs.Process{Args: []string{"a"}}, Root: &specs.Root{Path: "rootfs"}, Linux: &specs.Linux{}, Mounts: mounts}
+	return &specs.Spec{Process: &specs.Process{Args: []string{"a"}, Cwd: "/"}, Root: &specs.Root{Path: "rootfs"}, Linux: &specs.Linux{}, Mounts: mounts}
 }
 
 func TestGuestMounts(t *testing.T) {
@@ -136,6 +136,7 @@ func TestCheckSpec(t *testing.T) {
 	}{
 		"good":     {func(*specs.Spec) {}, ""},
 		"no args":  {func(s *specs.Spec) { s.Process.Args = nil }, "process.args is empty"},
+		"cwd":      {func(s *specs.Spec) { s.Process.Cwd = "tmp" }, `process.cwd "tmp" is not an absolute path`},
 		"no root":  {func(s *specs.Spec) { s.Root = nil }, "no root.path"},
 		"no linux": {func(s *specs.Spec) { s.Linux = nil }, "no linux section"},
 		"no hooks": {func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, ""},
