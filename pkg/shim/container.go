@@ -100,6 +100,10 @@ func (c *container) start(ctx context.Context, p *process) error {
 		if err := p.begin(); err != nil {
 			return err
 		}
+		if err := p.stdio().feedStdin(c.buffers); err != nil {
+			p.unbegin()
+			return err
+		}
 		if _, err := ask(ctx, "Start", c.vm.agent.Start, &agentpb.StartRequest{ContainerId: c.id}); err != nil {
 			p.unbegin()
 			return err
@@ -140,6 +144,9 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 	width, height := p.width, p.height
 	p.mu.Unlock()
 	io.attach(c.buffers)
+	if err := io.feedStdin(c.buffers); err != nil {
+		return err
+	}
 	if _, err := ask(ctx, "Exec", c.vm.agent.Exec, &agentpb.ExecRequest{ContainerId: c.id, ExecId: p.execID, Process: p.spec, Streams: &io.streams}); err != nil {
 		return err
 	}

@@ -39,19 +39,25 @@ type stdioPaths struct {
 // stdio joins a process's streams in the guest to the client's files.
 type stdio struct {
 	streams agentpb.Streams
+	ctx     context.Context // of all copying
 	cancel  context.CancelFunc
 
 	mu           sync.Mutex
-	stdin        *os.File // the read side of the client's FIFO
-	stdinHolder  *os.File // its write side, so that only closeStdin ends it
+	stdinPath    string          // the client's FIFO; empty for no input
+	stdinTo      *agent.Expected // where it goes
+	stdinClosed  bool            // closeStdin has been called
+	stdin        *os.File        // the read side of the FIFO
+	stdinHolder  *os.File        // its write side, so that only closeStdin ends it
 	out          []*pump
 	expectations []*agent.Expected
 	files        []*os.File
 }
 
-// openStdio opens the client's ends and reserves the streams; attach then starts the traffic. The caller must close it.
+// openStdio opens the client's ends of the outputs and reserves the streams; attach then starts the outputs' traffic and
+// feedStdin the input's. The caller must close it.
 func openStdio(ctx context.Context, paths stdioPaths, streams *agent.StreamBroker) (_ *stdio, err error) {
-	s := &stdio{streams: agentpb.Streams{Terminal: paths.Terminal}, cancel: func() {}}
+	s := &stdio{streams: agentpb.Streams{Terminal: paths.Terminal}}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
 			s.close()
@@ -61,14 +67,14 @@ func openStdio(ctx context.Context, paths stdioPaths, streams *agent.StreamBroke
 		paths.Stderr = "" // a terminal has one output
 	}
 	if paths.Stdin != "" {
-		if err := s.openStdin(paths.Stdin); err != nil {
-			return nil, fmt.Errorf("stdin %s: %w", paths.Stdin, err)
+		if ok, err := fifo.IsFifo(paths.Stdin); err != nil || !ok {
+			return nil, fmt.Errorf("stdin %s: %w", paths.Stdin, errors.Join(err, fmt.Errorf("not a FIFO: %w", errdefs.ErrInvalidArgument)))
 		}
 		e, err := s.expect(streams)
 		if err != nil {
 			return nil, err
 		}
-		s.streams.Stdin = e.ID()
+		s.streams.Stdin, s.stdinPath, s.stdinTo = e.ID(), paths.Stdin, e
 	}
 	for _, o := range []struct {
 		name, path string
@@ -101,17 +107,27 @@ func (s *stdio) expect(streams *agent.StreamBroker) (*agent.Expected, error) {
 	return e, nil
 }
 
-func (s *stdio) openStdin(path string) error {
-	if ok, err := fifo.IsFifo(path); err != nil || !ok {
-		return errors.Join(err, fmt.Errorf("not a FIFO: %w", errdefs.ErrInvalidArgument))
+// feedStdin opens the client's end of the input and starts copying; only the first call does anything. It comes with the
+// process's start and not before: a client whose input has ended may call CloseIO only once its Create has been answered (ctr
+// loses the end otherwise), and until the FIFO has a reader the client's copying, hence its noticing the end, waits.
+func (s *stdio) feedStdin(buffers *sync.Pool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stdinPath == "" || s.stdin != nil {
+		return nil
 	}
-	var err error
-	if s.stdin, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
-		return reason(err)
+	stdin, err := os.OpenFile(s.stdinPath, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("stdin %s: %w", s.stdinPath, reason(err))
 	}
-	if s.stdinHolder, err = os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
-		return reason(err)
+	if !s.stdinClosed {
+		if s.stdinHolder, err = os.OpenFile(s.stdinPath, os.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
+			stdin.Close()
+			return fmt.Errorf("stdin %s: %w", s.stdinPath, reason(err))
+		}
 	}
+	s.stdin = stdin
+	go feed(s.ctx, s.stdinTo, stdin, buffers)
 	return nil
 }
 
@@ -155,17 +171,10 @@ func openOutput(ctx context.Context, path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
 }
 
-// attach starts copying; it waits for the guest to open the streams in the background.
+// attach starts copying the outputs; it waits for the guest to open the streams in the background.
 func (s *stdio) attach(buffers *sync.Pool) {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cancel = cancel
-	if s.stdin != nil {
-		go feed(ctx, s.expectations[0], s.stdin, buffers)
-	}
 	for _, p := range s.out {
-		go p.run(ctx, buffers)
+		go p.run(s.ctx, buffers)
 	}
 }
 
@@ -173,6 +182,7 @@ func (s *stdio) attach(buffers *sync.Pool) {
 func (s *stdio) closeStdin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stdinClosed = true
 	if s.stdinHolder != nil {
 		s.stdinHolder.Close()
 		s.stdinHolder = nil
