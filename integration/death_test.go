@@ -195,3 +195,33 @@ func TestDeathsAtStart(t *testing.T) {
 		}
 	}
 }
+
+// TestContainerdDeathAtStart kills containerd at various moments of a container's start. After its restart the container can be
+// deleted, in whatever state it is.
+func TestContainerdDeathAtStart(t *testing.T) {
+	c := containerd(t)
+	for _, after := range []time.Duration{0, 300 * time.Millisecond, 1500 * time.Millisecond} {
+		t.Run(after.String(), func(t *testing.T) {
+			id := c.ID(t)
+			b := c.Background(t, nil, c.RunArgs(t, harness.Run{
+				ID: id, Keep: true, Flags: []string{"--fifo-dir", t.TempDir()}, Args: []string{"sleep", "1000"}})...)
+			await(t, "the shim to exist", func() bool {
+				_, err := c.FindProcess(id, harness.Shim)
+				return err == nil
+			})
+			time.Sleep(after)
+			if err := c.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if r := b.Wait(t, long); r.Status == 0 {
+				t.Errorf("ctr run ended well: %v", r)
+			}
+			if err := c.Restart(); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("after the restart: %s", strings.Join(strings.Fields(c.Must(t, "task", "ls")), " "))
+			c.Ctr(t, "task", "rm", "--force", id)
+			c.Must(t, "container", "rm", id)
+		})
+	}
+}

@@ -34,8 +34,8 @@ func TestTenAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	began := time.Now()
 	for i := range n {
-		b := c.Background(t, strings.NewReader(strconv.Itoa(i)), c.RunArgs(t, harness.Run{
-			Args: []string{"sh", "-c", `n=$(cat); echo "I am $n"; sleep 2; exit $((n + 20))`},
+		b := c.Background(t, strings.NewReader(strconv.Itoa(i)+"\n"), c.RunArgs(t, harness.Run{
+			Args: []string{"sh", "-c", `read -r n; echo "I am $n"; sleep 2; exit $((n + 20))`},
 		})...)
 		wg.Go(func() {
 			// Ten machines share two emulated CPUs.
