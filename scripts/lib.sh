@@ -20,13 +20,18 @@ run() {
 	local what=$1 log=$2 start=$SECONDS told=$SECONDS pid rc=0
 	shift 2
 	say "$what …"
-	"$@" >"$log" 2>&1 </dev/null &
+	# A group of its own, so that an interrupt can end all of it; without the locks that this shell holds.
+	set -m
+	"$@" >"$log" 2>&1 </dev/null 8>&- &
 	pid=$!
+	set +m
+	trap 'kill -- -'$pid' 2>/dev/null; exit 130' INT TERM
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 0.5
 		[ $((SECONDS - told)) -lt 20 ] || { told=$SECONDS; say "$what: $((SECONDS - start)) s, $(wc -l <"$log") lines of log"; }
 	done
 	wait "$pid" || rc=$?
+	trap - INT TERM
 	if [ "$rc" != 0 ]; then
 		tail -n 30 "$log" >&2
 		die "$what: failed with status $rc after $((SECONDS - start)) s; all of it is in $log"

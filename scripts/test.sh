@@ -1,22 +1,29 @@
 #!/usr/bin/env bash
 # test.sh [PATTERN]: all tests, or those whose name matches PATTERN (go test -run).
-# First, on this machine and with the race detector, what needs no KVM; then, in one KVM test machine, what does.
-#   TEST_TIMEOUT=1200   seconds that the second part may take
-# With `test.sh --in-machine DIR` it is the part of itself that runs in the machine.
+# First, on this machine and with the race detector, what needs no KVM; then, in KVM test machines, what does. Where these are
+# nested, an emulated machine can die under the tests: only then, and once, a new one goes on with what was cut off.
+# With `test.sh --in-machine DIR GROUP …` it is the part of itself that runs in the machine.
 . "$(dirname "$0")/lib.sh"
 
-# Tests that find no KVM, kernel or image must fail, not be skipped: all of it has been built.
-export FC_BIN=$bin FC_BIN_DIR=$bin
+# Each group runs in a machine of its own, in a time that it may take there, in seconds.
+groups=(parts containers crowd)
+declare -A limit=([parts]=1200 [containers]=1500 [crowd]=420)
+crowd='^TestTenAtOnce$' # ten VMs at once weigh on an emulated machine: they run last, and by themselves
 
-# What needs KVM shows it by the helper it asks.
-kvm_packages() { grep -rlE 'vmmtest\.|harness\.Need|"FC_BIN"' --include='*_test.go' cmd guest integration pkg | xargs -n 1 dirname | sort -u; }
+# What needs the KVM machine shows it by the helper it asks.
+kvm_packages() { grep -rlE 'vmmtest\.|harness\.Need|needMachine\(' --include='*_test.go' cmd guest integration pkg | xargs -n 1 dirname | sort -u; }
 
 if [ "${1:-}" = --in-machine ]; then
+	work=$2 group=$3 pattern=$4 skip=$5 end=$((SECONDS + $6))
+	# Tests that find no KVM, kernel or image must fail, not be skipped: all of it has been built.
+	export FC_BIN=$bin FC_BIN_DIR=$bin FC_KERNEL=$bin/vmlinux FC_REQUIRE_KVM=1
 	status=0
 	while read -r pkg; do
 		printf '=== package %s\n' "$pkg"
-		(cd "$root/$pkg" && "$2/$(tr / - <<<"$pkg").test" -test.v -test.timeout 20m -test.run "${3:-.}") || status=1
-	done <"$2/packages"
+		# A test that hangs says where, before the machine's own time is up.
+		(cd "$root/$pkg" && "$work/$(tr / - <<<"$pkg").test" -test.v -test.timeout $((end - SECONDS - 30))s \
+			-test.run "$pattern" -test.skip "$skip") || status=1
+	done <"$work/$group"
 	exit "$status"
 fi
 
@@ -29,9 +36,9 @@ mkdir -p "$logs"
 failed=0
 
 start=$SECONDS
-say "tests without KVM, with the race detector …"
 mapfile -t packages < <(go list ./... | grep -v '/integration$')
-if go test -race -tags seccomp -timeout 10m -run "$pattern" "${packages[@]}" >"$logs/unit.log" 2>&1; then
+if (run "tests without KVM, with the race detector" "$logs/unit.log" \
+	go test -race -tags seccomp -timeout 10m -run "$pattern" "${packages[@]}"); then
 	say "tests without KVM: passed, $(grep -c ^ok "$logs/unit.log") packages, $((SECONDS - start)) s"
 else
 	failed=1
@@ -39,32 +46,62 @@ else
 	say "tests without KVM: FAILED, $((SECONDS - start)) s; all of it is in $logs/unit.log"
 fi
 
-start=$SECONDS
-kvm_packages >"$work/packages"
-say "building the tests of $(wc -l <"$work/packages") packages that need KVM …"
-while read -r pkg; do
-	# Static, so that a test can be a guest's init; the agent alone needs cgo.
-	cgo=0
-	[[ $pkg != guest/* ]] || cgo=1
-	CGO_ENABLED=$cgo go test -c -tags seccomp -o "$work/$(tr / - <<<"$pkg").test" "./$pkg" ||
-		die "the tests of $pkg do not build"
-done <"$work/packages"
-say "tests with KVM …"
-rc=0
-FC_REQUIRE_KVM=1 KVMHOST_TIMEOUT=${TEST_TIMEOUT:-1200} KVMHOST_LOG=$logs/console.log \
-	integration/kvmhost "$root/scripts/test.sh" --in-machine "$work" "$pattern" >"$logs/kvm.log" &
-job=$!
-# What has ended so far, as it ends.
-tail -n +1 -f --pid=$job "$logs/kvm.log" 2>/dev/null | grep --line-buffered -E '^(=== package|--- |FAIL|panic:)' &
-wait $job || rc=$?
-wait
-[ $rc = 0 ] || failed=1
-count() { grep -cE "^--- $1:" "$logs/kvm.log" || :; }
-if [ $rc != 0 ]; then
-	# The text of each failed test, then the whole in a file.
-	awk '/^=== RUN|^=== package/{text=""} {text=text $0 "\n"} /^--- FAIL/{printf "%s", text}' "$logs/kvm.log" | tail -n 300 >&2
-	say "tests with KVM: FAILED with status $rc (124: time limit, 125: the machine died); all of it is in $logs/kvm.log"
-fi
-say "tests with KVM: $((SECONDS - start)) s"
+kvm_packages | grep -v '^integration$' >"$work/parts"
+echo integration | tee "$work/containers" >"$work/crowd"
+build() {
+	local pkg cgo
+	while read -r pkg; do
+		# Static, so that a test can be a guest's init; the agent alone needs cgo.
+		cgo=0
+		[[ $pkg != guest/* ]] || cgo=1
+		echo "$pkg"
+		CGO_ENABLED=$cgo go test -c -tags seccomp -o "$work/$(tr / - <<<"$pkg").test" "./$pkg" || return
+	done < <(cat "$work/parts" "$work/containers")
+}
+run "building the tests that need KVM" "$logs/build.log" build
+
+count() { cat "$logs"/kvm-*.log | grep -cE "^--- $1:" || :; }
+
+# in_machine GROUP SKIP LOG: runs a group's tests; what has ended is told as it ends.
+in_machine() {
+	local group=$1 skip=$2 log=$3 run=$pattern rc=0 job
+	[ "$group" != crowd ] || { [ "$pattern" = . ] && run=$crowd; }
+	: >"$log"
+	KVMHOST_TIMEOUT=${limit[$group]} KVMHOST_LOG=$logs/console-$group.log integration/kvmhost \
+		"$root/scripts/test.sh" --in-machine "$work" "$group" "$run" "$skip" "${limit[$group]}" >"$log" &
+	job=$!
+	tail -n +1 -f --pid=$job "$log" 2>/dev/null | grep --line-buffered -E '^(=== package|--- |FAIL|panic:)' &
+	wait $job || rc=$?
+	wait
+	return $rc
+}
+
+rm -f "$logs"/kvm-*.log
+for group in "${groups[@]}"; do
+	# A pattern of the user's is looked for in the first two groups, which have every test but the crowd's.
+	skip='^$'
+	if [ "$pattern" = . ]; then
+		[ "$group" = crowd ] || skip=$crowd
+	elif [ "$group" = crowd ]; then
+		continue
+	fi
+	start=$SECONDS rc=0 log=$logs/kvm-$group.log
+	say "tests with KVM: $group …"
+	in_machine "$group" "$skip" "$log" || rc=$?
+	if [ $rc = 125 ]; then
+		say "tests with KVM: $group: the machine died; going on in a new one"
+		passed=$(grep -oE '^--- PASS: [A-Za-z0-9_]+' "$log" | sed 's/.*: //' | paste -sd '|' -)
+		rc=0
+		in_machine "$group" "$skip${passed:+|^($passed)\$}" "$logs/kvm-$group-again.log" || rc=$?
+		log=$logs/kvm-$group-again.log
+	fi
+	if [ $rc != 0 ]; then
+		failed=1
+		# The text of each failed test, then the whole in a file.
+		awk '/^=== RUN +[^\/]*$|^=== package/{text=""} {text=text $0 "\n"} /^--- FAIL/{printf "%s", text}' "$log" | tail -n 300 >&2
+		say "tests with KVM: $group: FAILED with status $rc (124: time limit, 125: the machine died); all of it is in $log"
+	fi
+	say "tests with KVM: $group: $((SECONDS - start)) s"
+done
 echo "$(count PASS) passed, $(count FAIL) failed, $(count SKIP) skipped"
 exit $failed

@@ -22,6 +22,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
 )
 
 // These tests boot the real image on the real VMM and speak to the agent in the shim's place. They need KVM, and the folder
@@ -47,6 +48,7 @@ type vm struct {
 // boot starts a VM. If call, something listens where the agent calls.
 func boot(t *testing.T, ctx context.Context, call bool) (*vm, *agent.Client, *agent.StreamBroker) {
 	t.Helper()
+	vmmtest.NeedKVM(t)
 	bin := os.Getenv("FC_BIN")
 	if bin == "" {
 		t.Skip("FC_BIN does not name the folder with fc-vmm, vmlinux and guest.img")
