@@ -20,8 +20,9 @@ const (
 	MinGuestCID = 3
 	// MaxGuestCID is the last one; 2^32-1 means "any" (virtio 1.2 §5.10.4).
 	MaxGuestCID = 1<<32 - 2
-	// MaxUDSPath is what a Unix socket's address holds, in bytes, without its final NUL.
-	MaxUDSPath = 107
+	// MaxUDSPath bounds a vsock device's socket path, in bytes: what a Unix socket's address holds without its final NUL,
+	// less what "_<port>" takes in the names of the sockets beside it.
+	MaxUDSPath = 107 - len("_4294967295")
 	// maxPath is PATH_MAX without its final NUL.
 	maxPath = 4095
 )

@@ -40,6 +40,7 @@ func TestValidate(t *testing.T) {
 		{"longest command line", func(vm *VM) { vm.BootSource.BootArgs = ptr(long[:MaxBootArgs]) }, "", ""},
 		{"longest ids", func(vm *VM) { vm.Drives[0].DriveID = long[:64]; vm.Filesystems[0].Tag = long[:36] }, "", ""},
 		{"highest cid", func(vm *VM) { vm.Vsock.GuestCID = MaxGuestCID }, "", ""},
+		{"longest uds", func(vm *VM) { vm.Vsock.UDSPath = long[:96] }, "", ""},
 		{"writeback", func(vm *VM) { vm.Drives[0].CacheType = "Writeback"; vm.Drives[0].IOEngine = "Sync" }, "", ""},
 
 		{"no vCPU", func(vm *VM) { vm.Machine.VCPUCount = 0 }, "vcpu_count", "0"},
@@ -78,7 +79,7 @@ func TestValidate(t *testing.T) {
 		{"cid 2", func(vm *VM) { vm.Vsock.GuestCID = 2 }, "guest_cid", "2"},
 		{"cid any", func(vm *VM) { vm.Vsock.GuestCID = 1<<32 - 1 }, "guest_cid", "4294967295"},
 		{"no uds", func(vm *VM) { vm.Vsock.UDSPath = "" }, "uds_path", ""},
-		{"long uds", func(vm *VM) { vm.Vsock.UDSPath = long[:108] }, "uds_path", "(108 bytes)"},
+		{"long uds", func(vm *VM) { vm.Vsock.UDSPath = long[:97] }, "uds_path", "(97 bytes)"},
 		{"abstract uds", func(vm *VM) { vm.Vsock.UDSPath = "@v" }, "uds_path", "@v"},
 		{"negative bound", func(vm *VM) { vm.Serial.MaxBytes = -1 }, "max_bytes", "-1"},
 		{"serial path", func(vm *VM) { vm.Serial.SerialOutPath = "\x00" }, "serial_out_path", `"\x00"`},

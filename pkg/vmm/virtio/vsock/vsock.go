@@ -31,8 +31,6 @@ const (
 	MaxConns = 1023
 	// QueueSize is the size of each virtqueue.
 	QueueSize = 256
-	// maxPath is the longest path of a Unix socket less what "_<port>" takes, in bytes.
-	maxPath = 107 - len("_4294967295")
 	// acceptPause is how long a host without free descriptors is left alone.
 	acceptPause = 100 * time.Millisecond
 )
@@ -51,11 +49,8 @@ type Device struct {
 
 // New listens on the host's side of the device.
 func New(cfg config.Vsock) (*Device, error) {
-	if cfg.GuestCID < 3 || cfg.GuestCID == 1<<32-1 {
-		return nil, fmt.Errorf("vsock: guest_cid %d: want 3 to %d: %w", cfg.GuestCID, uint32(1<<32-2), errdefs.ErrInvalidArgument)
-	}
-	if n := len(cfg.UDSPath); n == 0 || n > maxPath {
-		return nil, fmt.Errorf("vsock: uds_path %q: want 1 to %d bytes: %w", cfg.UDSPath, maxPath, errdefs.ErrInvalidArgument)
+	if err := cfg.Validate(); err != nil {
+		return nil, err
 	}
 	d := &Device{cid: cfg.GuestCID, path: cfg.UDSPath}
 	var err error

@@ -80,7 +80,7 @@ func TestNew(t *testing.T) {
 		cfg  config.Vsock
 		err  string
 	}{
-		{"low cid", config.Vsock{GuestCID: 2, UDSPath: dir + "/a"}, "guest_cid 2"},
+		{"low cid", config.Vsock{GuestCID: 2, UDSPath: dir + "/a"}, "guest_cid is 2"},
 		{"high cid", config.Vsock{GuestCID: 1<<32 - 1, UDSPath: dir + "/a"}, "guest_cid"},
 		{"no path", config.Vsock{GuestCID: 3}, "uds_path"},
 		{"long path", config.Vsock{GuestCID: 3, UDSPath: "/" + strings.Repeat("x", 100)}, "uds_path"},
