@@ -54,7 +54,7 @@ type Machine struct {
 // kvm.ErrUnusable. After an error nothing is left.
 func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err error) {
 	begin := time.Now()
-	cfg.Drives = slices.Clone(cfg.Drives)
+	cfg = cfg.Clone() // the caller's stays as it is
 	cfg.ApplyDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, err

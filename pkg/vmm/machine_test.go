@@ -281,6 +281,21 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
+// A description may be shared: what New makes of it is its own.
+func TestNewLeavesTheDescription(t *testing.T) {
+	cfg := config.VM{
+		BootSource: &config.BootSource{KernelImagePath: "/nonexistent"},
+		Drives:     []config.Drive{{DriveID: "d", PathOnHost: "/nonexistent"}},
+		Serial:     &config.Serial{},
+	}
+	if _, err := New(context.Background(), cfg, Options{KVMPath: "/nonexistent"}); err == nil {
+		t.Fatal("no error without KVM")
+	}
+	if cfg.BootSource.BootArgs != nil || cfg.Drives[0].CacheType != "" || cfg.Serial.MaxBytes != 0 {
+		t.Errorf("New has changed it to %+v, %+v, %+v", *cfg.BootSource, cfg.Drives, *cfg.Serial)
+	}
+}
+
 func TestBadInput(t *testing.T) {
 	vmmtest.NeedKVM(t)
 	dir := t.TempDir()

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -71,8 +70,7 @@ func (c *control) configure(ctx context.Context, change func(*config.VM) error) 
 	if state != NotStarted {
 		return errdefs.ErrFailedPrecondition.WithMessage(afterStart)
 	}
-	vm.Drives = slices.Clone(vm.Drives)
-	vm.Filesystems = slices.Clone(vm.Filesystems)
+	vm = vm.Clone()
 	if err := change(&vm); err != nil {
 		return err
 	}

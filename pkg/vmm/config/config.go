@@ -78,7 +78,7 @@ type Entropy struct{}
 type Serial struct {
 	// SerialOutPath is a file, created if need be and appended to; empty: fc-vmm's standard output.
 	SerialOutPath string `json:"serial_out_path,omitempty"`
-	// MaxBytes bounds what is written to the file; what exceeds it is dropped. 0 is DefaultSerialBytes. Not in Firecracker.
+	// MaxBytes bounds how much of the output is kept, in bytes. 0 is DefaultSerialBytes. Not in Firecracker.
 	MaxBytes int64 `json:"max_bytes,omitempty"`
 }
 

@@ -1,0 +1,24 @@
+package config
+
+import "slices"
+
+// Clone is a copy that shares nothing with vm: what changes in one does not change in the other.
+func (vm *VM) Clone() VM {
+	c := *vm
+	c.Drives = slices.Clone(vm.Drives)
+	c.Filesystems = slices.Clone(vm.Filesystems)
+	c.BootSource = clone(vm.BootSource)
+	if c.BootSource != nil {
+		c.BootSource.BootArgs = clone(vm.BootSource.BootArgs)
+	}
+	c.Vsock, c.Entropy, c.Serial = clone(vm.Vsock), clone(vm.Entropy), clone(vm.Serial)
+	return c
+}
+
+func clone[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	return &c
+}
