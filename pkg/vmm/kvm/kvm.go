@@ -18,22 +18,15 @@ const APIVersion = 12
 // Capability is an extension number for CheckExtension (KVM API 4.4).
 type Capability uintptr
 
-// Capabilities that a machine of this project needs or asks about.
+// Capabilities that a machine of any architecture needs, or asks about.
 const (
-	CapIrqchip          Capability = 0
-	CapUserMemory       Capability = 3
-	CapSetTSSAddr       Capability = 4
-	CapExtCPUID         Capability = 7
-	CapNrVCPUs          Capability = 9
-	CapMPState          Capability = 14
-	CapIrqfd            Capability = 32
-	CapPIT2             Capability = 33
-	CapIoeventfd        Capability = 36
-	CapSetIdentityMap   Capability = 37
-	CapMaxVCPUs         Capability = 66
-	CapTSCDeadlineTimer Capability = 72
-	CapKVMClockCtrl     Capability = 76
-	CapImmediateExit    Capability = 136
+	CapIrqchip       Capability = 0
+	CapUserMemory    Capability = 3
+	CapNrVCPUs       Capability = 9
+	CapIrqfd         Capability = 32
+	CapIoeventfd     Capability = 36
+	CapMaxVCPUs      Capability = 66
+	CapImmediateExit Capability = 136
 )
 
 // ErrUnusable says that KVM is there and cannot be used for this project's machines.
@@ -44,7 +37,8 @@ type System struct {
 	f *os.File
 }
 
-// Open opens /dev/kvm and checks the API's version. path is "/dev/kvm" when empty.
+// Open opens /dev/kvm and checks the API's version and the capabilities that every machine uses. path is "/dev/kvm" when
+// empty. Errors wrap ErrUnusable.
 func Open(path string) (*System, error) {
 	if path == "" {
 		path = "/dev/kvm"
@@ -59,11 +53,28 @@ func Open(path string) (*System, error) {
 	if err == nil && v != APIVersion {
 		err = fmt.Errorf("KVM_GET_API_VERSION: got %d, want %d", v, APIVersion)
 	}
+	if err == nil {
+		err = checkRequired(s.CheckExtension)
+	}
 	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnusable, path, err)
 	}
 	return s, nil
+}
+
+// checkRequired names the first capability that is missing.
+func checkRequired(check func(Capability) (int, error)) error {
+	for _, r := range required {
+		n, err := check(r.cap)
+		if err == nil && n <= 0 {
+			err = errors.New("missing, so this kernel is too old or built without it")
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+	}
+	return nil
 }
 
 // Close closes /dev/kvm. VMs made from it live on.

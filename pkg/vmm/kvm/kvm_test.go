@@ -1,9 +1,33 @@
 package kvm
 
 import (
+	"strings"
 	"testing"
 	"unsafe"
 )
+
+// Each capability is asked for, and named where it is missing.
+func TestMissingCapabilityIsNamed(t *testing.T) {
+	if err := checkRequired(func(Capability) (int, error) { return 1, nil }); err != nil {
+		t.Errorf("with all of them: %v", err)
+	}
+	want := map[Capability]string{
+		0: "KVM_CAP_IRQCHIP", 3: "KVM_CAP_USER_MEMORY", 4: "KVM_CAP_SET_TSS_ADDR", 7: "KVM_CAP_EXT_CPUID", 32: "KVM_CAP_IRQFD",
+		33: "KVM_CAP_PIT2", 36: "KVM_CAP_IOEVENTFD", 37: "KVM_CAP_SET_IDENTITY_MAP_ADDR", 76: "KVM_CAP_KVMCLOCK_CTRL",
+		136: "KVM_CAP_IMMEDIATE_EXIT",
+	}
+	for missing, name := range want {
+		err := checkRequired(func(c Capability) (int, error) {
+			if c == missing {
+				return 0, nil
+			}
+			return 1, nil
+		})
+		if err == nil || !strings.Contains(err.Error(), name+": missing") {
+			t.Errorf("without %s (%d): %v", name, missing, err)
+		}
+	}
+}
 
 // The kernel encodes each structure's size in its ioctl's number.
 func TestStructureSizes(t *testing.T) {

@@ -22,17 +22,42 @@ const (
 	kvmSetRegs            = 0x4090ae82
 	kvmGetSregs           = 0x8138ae83
 	kvmSetSregs           = 0x4138ae84
-	kvmGetMSRs            = 0xc008ae88
 	kvmSetMSRs            = 0x4008ae89
-	kvmGetFPU             = 0x81a0ae8c
 	kvmSetFPU             = 0x41a0ae8d
 	kvmGetLAPIC           = 0x8400ae8e
 	kvmSetLAPIC           = 0x4400ae8f
 	kvmSetCPUID2          = 0x4008ae90
-	kvmGetMPState         = 0x8004ae98
-	kvmSetMPState         = 0x4004ae99
 	kvmKVMClockCtrl       = 0xaead
 )
+
+// Capabilities of x86 that a machine needs; required lists them with those of any architecture.
+const (
+	CapSetTSSAddr     Capability = 4
+	CapExtCPUID       Capability = 7
+	CapPIT2           Capability = 33
+	CapSetIdentityMap Capability = 37
+	CapKVMClockCtrl   Capability = 76
+
+	// CapTSCDeadlineTimer is one to ask about.
+	CapTSCDeadlineTimer Capability = 72
+)
+
+// required is what Open insists on: what every machine uses, by the name in linux/kvm.h.
+var required = [...]struct {
+	cap  Capability
+	name string
+}{
+	{CapIrqchip, "KVM_CAP_IRQCHIP"},
+	{CapUserMemory, "KVM_CAP_USER_MEMORY"},
+	{CapSetTSSAddr, "KVM_CAP_SET_TSS_ADDR"},
+	{CapExtCPUID, "KVM_CAP_EXT_CPUID"},
+	{CapIrqfd, "KVM_CAP_IRQFD"},
+	{CapPIT2, "KVM_CAP_PIT2"},
+	{CapIoeventfd, "KVM_CAP_IOEVENTFD"},
+	{CapSetIdentityMap, "KVM_CAP_SET_IDENTITY_MAP_ADDR"},
+	{CapKVMClockCtrl, "KVM_CAP_KVMCLOCK_CTRL"},
+	{CapImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"},
+}
 
 const (
 	pitSpeakerDummy    = 1
@@ -182,21 +207,6 @@ func (v *VCPU) SetMSRs(msrs []MSR) error {
 	return err
 }
 
-// MSRs reads model-specific registers into the entries' Data (KVM API 4.18).
-func (v *VCPU) MSRs(msrs []MSR) error {
-	if len(msrs) > maxMSRs {
-		return fmt.Errorf("KVM_GET_MSRS: %d entries: want at most %d", len(msrs), maxMSRs)
-	}
-	l := msrList{N: uint32(len(msrs))}
-	copy(l.Entries[:], msrs)
-	n, err := ioctlPtrValue(v.fd, "KVM_GET_MSRS", kvmGetMSRs, &l)
-	if err == nil && int(n) < len(msrs) {
-		err = fmt.Errorf("KVM_GET_MSRS: MSR %#x refused", msrs[n].Index)
-	}
-	copy(msrs, l.Entries[:])
-	return err
-}
-
 // Regs reads the general registers (KVM API 4.11).
 func (v *VCPU) Regs() (r Regs, err error) {
 	err = ioctlPtr(v.fd, "KVM_GET_REGS", kvmGetRegs, &r)
@@ -215,12 +225,6 @@ func (v *VCPU) Sregs() (s Sregs, err error) {
 // SetSregs writes the segment, table and control registers (KVM API 4.14).
 func (v *VCPU) SetSregs(s *Sregs) error { return ioctlPtr(v.fd, "KVM_SET_SREGS", kvmSetSregs, s) }
 
-// FPU reads the x87 and SSE state (KVM API 4.22).
-func (v *VCPU) FPU() (f FPU, err error) {
-	err = ioctlPtr(v.fd, "KVM_GET_FPU", kvmGetFPU, &f)
-	return f, err
-}
-
 // SetFPU writes the x87 and SSE state (KVM API 4.23).
 func (v *VCPU) SetFPU(f *FPU) error { return ioctlPtr(v.fd, "KVM_SET_FPU", kvmSetFPU, f) }
 
@@ -232,17 +236,6 @@ func (v *VCPU) LAPIC() (l LAPIC, err error) {
 
 // SetLAPIC writes the local APIC's registers (KVM API 4.58).
 func (v *VCPU) SetLAPIC(l *LAPIC) error { return ioctlPtr(v.fd, "KVM_SET_LAPIC", kvmSetLAPIC, l) }
-
-// MPState reads whether the vCPU runs, is halted, or waits for its start-up (KVM API 4.38).
-func (v *VCPU) MPState() (s uint32, err error) {
-	err = ioctlPtr(v.fd, "KVM_GET_MP_STATE", kvmGetMPState, &s)
-	return s, err
-}
-
-// SetMPState: see MPState (KVM API 4.39).
-func (v *VCPU) SetMPState(s uint32) error {
-	return ioctlPtr(v.fd, "KVM_SET_MP_STATE", kvmSetMPState, &s)
-}
 
 // KVMClockCtrl tells the guest's watchdogs that it was stopped (KVM API 4.78). The error is unix.EINVAL, wrapped, as long as
 // the guest does not use kvm-clock.

@@ -108,9 +108,6 @@ func (m *Memory) Size() uint64 {
 	return n
 }
 
-// File is the memfd, for sharing guest RAM with another process. It belongs to m.
-func (m *Memory) File() *os.File { return m.file }
-
 // Slice returns the n bytes of guest RAM at addr, or ErrRange unless all of them lie in one region. It does not allocate.
 // The bytes stay valid until Close and may change under the caller: they are shared with a running guest.
 func (m *Memory) Slice(addr, n uint64) ([]byte, error) {
