@@ -256,6 +256,10 @@ func TestReadOnly(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "f"), []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// The process's umask and os.WriteFile leave the bits of set-user-id out.
+	if err := unix.Chmod(filepath.Join(root, "f"), 0o6755); err != nil {
+		t.Fatal(err)
+	}
 	v := start(t, newDevice(t, root, true))
 	node, fh := v.open("f", unix.O_RDONLY)
 	if st, b := v.call(opRead, node, fuse.ReadIn{Fh: fh, Size: 10}, nil, 10); st != 0 || string(b) != "abc" {
@@ -266,6 +270,13 @@ func TestReadOnly(t *testing.T) {
 	}
 	if st, _ := v.call(opWrite, node, fuse.WriteIn{Fh: fh, Size: 1}, []byte("x"), 8); st != unix.EBADF {
 		t.Errorf("WRITE: %v", st)
+	}
+	const killSuidgid = 1 << 2
+	for _, size := range []uint32{0, 1} {
+		st, _ := v.call(opWrite, node, fuse.WriteIn{Fh: fh, Size: size, WriteFlags: killSuidgid}, make([]byte, size), 8)
+		if fi, err := os.Stat(filepath.Join(root, "f")); st != unix.EBADF || err != nil || fi.Mode()&(os.ModeSetuid|os.ModeSetgid) != os.ModeSetuid|os.ModeSetgid {
+			t.Errorf("WRITE of %d bytes that drops set-user-id: %v, mode %v, %v", size, st, fi.Mode(), err)
+		}
 	}
 }
 

@@ -51,7 +51,21 @@ func TestVec(t *testing.T) {
 		}
 		f.Close()
 	}
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
 	var v Vec
+	for range 2 {
+		v.Set(bufs, 0, 100)
+		if n, err := v.Pwritev2(int(f.Fd()), 0, unix.RWF_APPEND); n != 10 || err != nil {
+			t.Fatalf("append: %d bytes, %v", n, err)
+		}
+	}
+	if got, _ := os.ReadFile(f.Name()); string(got) != "abcdefghijabcdefghij" {
+		t.Errorf("appended twice: %q", got)
+	}
 	many := make([][]byte, Max+1)
 	for i := range many {
 		many[i] = mem[:1]

@@ -26,14 +26,16 @@ func (v *Vec) Set(bufs [][]byte, skip, max int) {
 	v.Append(bufs, skip, max)
 }
 
-// Clear leaves out everything.
-func (v *Vec) Clear() { v.iov, v.rest, v.n = v.iov[:0], nil, 0 }
+// Clear leaves out everything, and keeps no pointer to it.
+func (v *Vec) Clear() {
+	clear(v.iov)
+	v.iov, v.rest, v.n = v.iov[:0], nil, 0
+}
 
 // Append adds up to max bytes of bufs behind skip and returns how many; bufs beyond Max are left out. It must not follow
 // Advance without a Clear between.
 //
-// Precondition: bufs are guest memory (mapped outside the Go heap), which stays mapped while v is used: the kernel gets
-// their addresses as integers that the garbage collector does not see.
+// Precondition: bufs' memory, the guest's (mapped outside the Go heap) but for tests, stays mapped while v is used.
 func (v *Vec) Append(bufs [][]byte, skip, max int) int {
 	n := 0
 	for _, b := range bufs {
@@ -75,29 +77,34 @@ func (v *Vec) Advance(n int) {
 
 // Preadv fills the buffers from offset off of a file and returns the number of bytes.
 func (v *Vec) Preadv(fd int, off int64) (int, error) {
-	return v.call(unix.SYS_PREADV, fd, off)
+	return v.call(unix.SYS_PREADV, fd, off, 0)
 }
 
 // Pwritev writes the buffers at offset off of a file and returns the number of bytes.
 func (v *Vec) Pwritev(fd int, off int64) (int, error) {
-	return v.call(unix.SYS_PWRITEV, fd, off)
+	return v.call(unix.SYS_PWRITEV, fd, off, 0)
+}
+
+// Pwritev2 is Pwritev with RWF_ flags.
+func (v *Vec) Pwritev2(fd int, off int64, flags int) (int, error) {
+	return v.call(unix.SYS_PWRITEV2, fd, off, flags)
 }
 
 // Readv fills the buffers from a file or socket and returns the number of bytes.
-func (v *Vec) Readv(fd int) (int, error) { return v.call(unix.SYS_READV, fd, 0) }
+func (v *Vec) Readv(fd int) (int, error) { return v.call(unix.SYS_READV, fd, 0, 0) }
 
 // Writev writes the buffers to a file or socket and returns the number of bytes.
-func (v *Vec) Writev(fd int) (int, error) { return v.call(unix.SYS_WRITEV, fd, 0) }
+func (v *Vec) Writev(fd int) (int, error) { return v.call(unix.SYS_WRITEV, fd, 0, 0) }
 
-// call repeats a vectored system call that a signal interrupted.
+// call repeats a vectored system call that a signal interrupted. Calls without an offset, or without flags, ignore theirs.
 //
-// Precondition: v was made by Set.
-func (v *Vec) call(trap uintptr, fd int, off int64) (int, error) {
+// Precondition: v was made by Set or Append, whose precondition still holds.
+func (v *Vec) call(trap uintptr, fd int, off int64, flags int) (int, error) {
 	if len(v.rest) == 0 {
 		return 0, nil
 	}
 	for {
-		n, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.rest[0])), uintptr(len(v.rest)), uintptr(off), 0, 0)
+		n, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&v.rest[0])), uintptr(len(v.rest)), uintptr(off), 0, uintptr(flags))
 		switch errno {
 		case 0:
 			return int(n), nil

@@ -5,10 +5,9 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-)
 
-// maxVec is how many buffers one system call takes (UIO_MAXIOV), and one request may have.
-const maxVec = 1024
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/iov"
+)
 
 // Flags of a WRITE (fuse_write_in.write_flags).
 const (
@@ -50,13 +49,12 @@ func (r *Request) read(h *handle, offset int64, size int) int {
 	if total(r.out) < uint64(outHeaderSize+size) {
 		return r.finish(0, fuse.EIO)
 	}
-	var have int
-	if r.iov, have = appendIovec(r.iov[:0], r.out, outHeaderSize, size); have < size {
+	if r.vec.Set(r.out, outHeaderSize, size); r.vec.Len() < size {
 		return r.finish(0, fuse.EIO)
 	}
-	n, errno := transfer(unix.SYS_PREADV2, h.fd, r.iov, offset, 0)
-	if n == 0 && errno != 0 {
-		return r.finish(0, status(errno))
+	n, err := r.transfer((*iov.Vec).Preadv, h.fd, offset)
+	if n == 0 && err != nil {
+		return r.finish(0, status(err))
 	}
 	return r.finish(n, fuse.OK)
 }
@@ -65,48 +63,52 @@ func (r *Request) write(h *handle, offset int64, size int) int {
 	if r.length < ioInSize+size {
 		return r.finish(0, fuse.EINVAL)
 	}
+	// Before anything is changed, its mode too: the kernel would find it out only at the write.
+	if !h.writable {
+		return r.finish(0, fuse.EBADF)
+	}
 	flags := binary.LittleEndian.Uint32(r.body[inHeaderSize+20:])
-	openFlags := binary.LittleEndian.Uint32(r.body[inHeaderSize+32:])
+	guestFlags := binary.LittleEndian.Uint32(r.body[inHeaderSize+32:])
 	if flags&writeKillSuidgid != 0 {
 		if err := h.node.dropPrivBits(); err != nil {
 			return r.finish(0, status(err))
 		}
 	}
-	// Files are never opened with O_APPEND: what an mmap dirtied has its place. The rest is appended as the guest's
-	// descriptor says now, which a host that appends to the same file cannot disturb.
-	how := uintptr(0)
-	if flags&writeCache == 0 && openFlags&unix.O_APPEND != 0 {
-		how = unix.RWF_APPEND
-	}
-	var have int
-	if r.iov, have = appendIovec(r.iov[:0], r.in, ioInSize, size); have < size {
+	if r.vec.Set(r.in, ioInSize, size); r.vec.Len() < size {
 		return r.finish(0, fuse.EIO)
 	}
-	n, errno := transfer(unix.SYS_PWRITEV2, h.fd, r.iov, offset, how)
-	if n == 0 && errno != 0 {
-		return r.finish(0, status(errno))
+	// Files are never opened with O_APPEND: what an mmap dirtied has its place. The rest is appended as the guest's
+	// descriptor says now, which a host that appends to the same file cannot disturb.
+	call := (*iov.Vec).Pwritev
+	if flags&writeCache == 0 && guestFlags&unix.O_APPEND != 0 {
+		call = appendv
+	}
+	n, err := r.transfer(call, h.fd, offset)
+	if n == 0 && err != nil {
+		return r.finish(0, status(err))
 	}
 	var out [8]byte
 	binary.LittleEndian.PutUint32(out[:], uint32(n))
 	return r.finishWith(out)
 }
 
-// transfer moves as much of iov as it can. Memory that the guest gave and that is not there any more cannot occur: guest
+func appendv(v *iov.Vec, fd int, offset int64) (int, error) {
+	return v.Pwritev2(fd, offset, unix.RWF_APPEND)
+}
+
+// transfer moves as much of r.vec as it can. Memory that the guest gave and that is not there any more cannot occur: guest
 // RAM stays mapped.
-func transfer(call uintptr, fd int, iov []unix.Iovec, offset int64, how uintptr) (int, unix.Errno) {
+func (r *Request) transfer(call func(*iov.Vec, int, int64) (int, error), fd int, offset int64) (int, error) {
 	done := 0
-	for len(iov) > 0 {
-		n, errno := vectorIO(call, fd, iov, offset+int64(done), how)
-		if errno == unix.EINTR {
-			continue
-		}
-		if errno != 0 || n == 0 {
-			return done, errno
+	for r.vec.Len() > 0 {
+		n, err := call(&r.vec, fd, offset+int64(done))
+		if err != nil || n == 0 {
+			return done, err
 		}
 		done += n
-		iov = skipIovec(iov, n)
+		r.vec.Advance(n)
 	}
-	return done, 0
+	return done, nil
 }
 
 // finish writes a reply of a header before n bytes that are in place already.
@@ -128,7 +130,7 @@ func (r *Request) putReply(head, n int, st fuse.Status) int {
 		return 0
 	}
 	head = copyIn(r.out, r.reply)
-	r.iov = clearIovec(r.iov)
+	r.vec.Clear()
 	r.release()
 	return head + n
 }

@@ -52,7 +52,8 @@ func (t *tree) open(n *node, flags, how uint32, out *fuse.OpenOut) fuse.Status {
 
 // addFile makes a handle of fd, which it takes over.
 func (t *tree) addFile(n *node, fd int, flags uint32, out *fuse.OpenOut) fuse.Status {
-	h := &handle{node: n, fd: fd}
+	access := flags & unix.O_ACCMODE
+	h := &handle{node: n, fd: fd, writable: access == unix.O_WRONLY || access == unix.O_RDWR}
 	if err := t.handles.add(h); err != nil {
 		return status(err)
 	}

@@ -13,6 +13,8 @@ type handle struct {
 	node *node // a reference
 	fd   int
 	dir  bool
+	// writable: the file was opened for writing.
+	writable bool
 
 	refs atomic.Int64 // one of the table, one of each user
 

@@ -343,6 +343,14 @@ func TestKillPrivileges(t *testing.T) {
 		{"mandatory locking's bit", 0o2744, 0o2744, func(c *client, _, fh uint64) fuse.Status {
 			return c.write(fh, 0, "x", fuse.WriteIn{WriteFlags: writeKillSuidgid})
 		}},
+		{"write through a handle for reading", 0o6755, 0o6755, func(c *client, node, _ uint64) fuse.Status {
+			fh, st := c.open(node, unix.O_RDONLY)
+			want(t, "OPEN", st, fuse.OK)
+			for _, data := range []string{"", "x"} {
+				want(t, "WRITE", c.write(fh, 0, data, fuse.WriteIn{WriteFlags: writeKillSuidgid}), fuse.EBADF)
+			}
+			return fuse.OK
+		}},
 		{"truncate by a user", 0o4755, 0o755, func(c *client, node, _ uint64) fuse.Status {
 			in := fuse.SetAttrIn{}
 			in.Valid = fuse.FATTR_SIZE | fuse.FATTR_KILL_SUIDGID

@@ -4,7 +4,8 @@ import (
 	"encoding/binary"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/iov"
 )
 
 // keptBuffer is how large a Request's buffers may stay between two uses, in bytes.
@@ -23,7 +24,7 @@ type Request struct {
 	reply []byte
 	n     int // bytes of reply that count
 
-	iov       []unix.Iovec
+	vec       iov.Vec
 	vin, vout [1][]byte
 }
 
