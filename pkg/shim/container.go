@@ -190,7 +190,10 @@ func (c *container) awaitExit(ctx context.Context, p *process) (status uint32, a
 	case <-c.vm.ended:
 	case <-time.After(partingTimeout + time.Second):
 		logger.WithError(errgrpc.ToNative(err)).Error("the guest's agent cannot say how a process ended: its VM is killed")
-		c.vm.kill()
+		if err := c.vm.kill(); err != nil {
+			logger.WithError(err).Error("a process is given up: nobody can reach it any more")
+			return exitKilled, false
+		}
 	}
 	logger.WithError(c.vm.cause).Warn("a process has ended with its VM")
 	return exitKilled, false
@@ -254,8 +257,7 @@ func (c *container) kill(ctx context.Context, p *process, signal uint32, all boo
 	// Nothing in the guest may evade a SIGKILL.
 	if err != nil && (errors.Is(err, context.DeadlineExceeded) || errdefs.IsUnavailable(err)) {
 		log.G(ctx).WithError(err).Warn("the guest's agent did not take a SIGKILL: the VM is killed")
-		c.vm.kill()
-		return nil
+		return c.vm.kill()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -272,7 +274,9 @@ func (c *container) guardKill(ctx context.Context) {
 	case <-c.vm.ended:
 	case <-time.After(killTimeout):
 		log.G(ctx).Warnf("the container %s outlived a SIGKILL by %v: its VM is killed", c.id, killTimeout)
-		c.vm.kill()
+		if err := c.vm.kill(); err != nil {
+			log.G(ctx).WithError(err).Error("a SIGKILL had no effect")
+		}
 	}
 }
 

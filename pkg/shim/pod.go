@@ -127,7 +127,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	}
 	defer func() {
 		if err != nil {
-			v.kill()
+			err = joinCleanup(err, v.kill())
 		}
 	}()
 	// The guest boots meanwhile.
@@ -136,7 +136,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	}
 	defer func() {
 		if err != nil {
-			v.kill() // first: it may hold what is to be unmounted
+			_ = v.kill() // first: it may hold what is to be unmounted; an error will come again below
 			err = joinCleanup(err, t.remove(p.id))
 		}
 	}()
@@ -232,7 +232,7 @@ func (s *service) remove(ctx context.Context, c *container) (processState, error
 	s.mu.Unlock()
 	var errs []error
 	if last {
-		p.vm.stop(ctx)
+		errs = append(errs, p.vm.stop(ctx))
 	} else if _, err := ask(ctx, "Delete", c.vm.agent.Delete, &agentpb.DeleteRequest{ContainerId: c.id}); err != nil {
 		errs = append(errs, err)
 	}
@@ -261,7 +261,9 @@ func (c *container) settle(ctx context.Context) error {
 	case task.Status_CREATED:
 		if err := c.kill(ctx, c.init, uint32(unix.SIGKILL), true); err != nil && !errdefs.IsNotFound(err) {
 			log.G(ctx).WithError(err).Warn("cannot kill a container that was not started: its VM is killed")
-			c.vm.kill()
+			if err := c.vm.kill(); err != nil {
+				return err
+			}
 		}
 	default:
 		return fmt.Errorf("container %s is running: %w", c.id, errdefs.ErrFailedPrecondition)
@@ -269,7 +271,9 @@ func (c *container) settle(ctx context.Context) error {
 	select {
 	case <-c.init.exited:
 	case <-time.After(deleteTimeout):
-		c.vm.kill()
+		if err := c.vm.kill(); err != nil {
+			return err
+		}
 		<-c.init.exited // a dead VM ends it within a bound
 	}
 	return nil

@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -77,8 +78,9 @@ func (s *service) close(ctx context.Context) error {
 		maps.Copy(containers, p.containers)
 	}
 	s.mu.Unlock()
+	var left error
 	if p != nil {
-		p.vm.kill()
+		left = p.vm.kill()
 		for id, c := range containers {
 			select {
 			case <-c.init.exited:
@@ -90,7 +92,7 @@ func (s *service) close(ctx context.Context) error {
 		}
 		_ = p.tree.close()
 	}
-	return s.events.close(ctx)
+	return errors.Join(left, s.events.close(ctx))
 }
 
 // RegisterTTRPC implements shim.TTRPCService.

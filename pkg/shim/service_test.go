@@ -236,7 +236,7 @@ func TestPauseStatsOOM(t *testing.T) {
 	if _, err := w.Delete(w.ctx, &taskapi.DeleteRequest{ID: cid}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Delete of a running task: %v", err)
 	}
-	w.pod.vm.process.kill()
+	_ = w.pod.vm.process.kill()
 	w.wait("", 137)
 	if m := w.metrics(); m.GetMemoryEvents().GetOomKill() != 1 {
 		t.Errorf("Stats after the VM's death: %v", m)

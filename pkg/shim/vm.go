@@ -64,7 +64,7 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline) (_ *vm, err err
 	v := &vm{bundle: o.Bundle, ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			v.discard()
+			err = joinCleanup(err, v.discard())
 		}
 	}()
 	if v.sockets, err = openSockets(o.Bundle); err != nil {
@@ -197,19 +197,21 @@ func (v *vm) ready(ctx context.Context, timeout time.Duration) error {
 		client.Close()
 	}
 	v.agent = client
-	go v.watchAgent(client)
+	go v.watchAgent(context.WithoutCancel(ctx), client)
 	return nil
 }
 
 // watchAgent ends a VM whose agent has gone: nobody could reach its containers any more.
-func (v *vm) watchAgent(client *agent.Client) {
+func (v *vm) watchAgent(ctx context.Context, client *agent.Client) {
 	select {
 	case <-v.process.done:
 	case <-client.Done():
 		select {
 		case <-v.process.done:
 		case <-time.After(partingTimeout):
-			v.process.kill()
+			if err := v.process.kill(); err != nil {
+				log.G(ctx).WithError(err).Error("the guest's agent has gone, its VM has not")
+			}
 		}
 	}
 }
@@ -286,21 +288,25 @@ func (v *vm) release() {
 }
 
 // discard gives up a VM whose start has failed.
-func (v *vm) discard() {
+func (v *vm) discard() (err error) {
 	if v.process != nil {
-		v.process.kill()
+		err = v.process.kill()
 	}
 	v.release()
+	return err
 }
 
-// kill ends the VM without asking it and returns when nothing of it is left.
-func (v *vm) kill() {
-	v.process.kill()
-	<-v.ended
+// kill ends the VM without asking it and returns when nothing of it is left. An error means that fc-vmm is still there.
+func (v *vm) kill() error {
+	if err := v.process.kill(); err != nil {
+		return err
+	}
+	<-v.ended // watchProcess has only to close things
+	return nil
 }
 
 // stop ends the guest in order, or by force if it does not end in time.
-func (v *vm) stop(ctx context.Context) {
+func (v *vm) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), powerOffTimeout)
 	defer cancel()
 	v.mu.Lock()
@@ -311,12 +317,12 @@ func (v *vm) stop(ctx context.Context) {
 		go func() { _, _ = client.Shutdown(ctx, &agentpb.ShutdownRequest{}) }()
 		select {
 		case <-v.ended:
-			return
+			return nil
 		case <-ctx.Done():
 			log.G(ctx).Warnf("the guest did not power off within %v: it is killed", powerOffTimeout)
 		}
 	}
-	v.kill()
+	return v.kill()
 }
 
 // vmmID makes an id for fc-vmm, which takes letters, digits and dashes, at most 64 of them.

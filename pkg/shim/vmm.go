@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
@@ -74,10 +75,22 @@ func (p *vmmProcess) reap() {
 
 func (p *vmmProcess) pid() int { return p.cmd.Process.Pid }
 
-// kill ends the process and returns when it is gone.
-func (p *vmmProcess) kill() {
+// endTimeout is how long a killed fc-vmm may take to end.
+const endTimeout = 5 * time.Second
+
+// kill ends the process and returns when it is gone. A process cannot refuse SIGKILL, but it can be late: it dies when a
+// system call that waits for hardware or for a file server (state D) returns. Then it is an error, and what is left of the
+// VM is left to `delete`.
+func (p *vmmProcess) kill() error {
 	_ = p.cmd.Process.Kill()
-	<-p.done // SIGKILL cannot be refused, and WaitDelay bounds the rest
+	timer := time.NewTimer(endTimeout)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("fc-vmm (pid %d) has not ended within %v of its SIGKILL: %w", p.pid(), endTimeout, errdefs.ErrUnavailable)
+	}
 }
 
 // fc-vmm's exit statuses, part of its interface.
