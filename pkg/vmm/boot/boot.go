@@ -12,6 +12,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
 )
 
@@ -19,7 +21,9 @@ import (
 var (
 	// ErrKernel: the file is not a kernel that this package can boot.
 	ErrKernel = errors.New("not a bootable kernel")
-	// ErrNoRoom: kernel or initrd do not fit into guest RAM.
+	// ErrInitrd: the initrd cannot be read, or fits into no guest.
+	ErrInitrd = errors.New("unusable initrd")
+	// ErrNoRoom: kernel or initrd do not fit into this guest's RAM, and would into a larger one's.
 	ErrNoRoom = errors.New("guest RAM too small")
 	// ErrCommandLine: the command line is too long or holds a NUL byte.
 	ErrCommandLine = errors.New("invalid kernel command line")
@@ -59,7 +63,8 @@ type File struct {
 
 // Open opens a regular file for Load. The caller closes the io.Closer.
 func Open(path string) (File, io.Closer, error) {
-	f, err := os.Open(path)
+	// Without O_NONBLOCK a named pipe would block here.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return File{}, nil, err
 	}

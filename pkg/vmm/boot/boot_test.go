@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
@@ -115,8 +120,11 @@ func TestLoadRefuses(t *testing.T) {
 		{"ELF: headers outside", put(elf, 32, 8, 1<<63), "", ErrKernel},
 		{"ELF: segment below", put(elf, ph+24, 8, 0x1000), "", ErrKernel},
 		{"ELF: segment above", put(elf, ph+24, 8, testRAM-8), "", ErrNoRoom},
-		{"ELF: segment wraps", put(elf, ph+24, 8, ^uint64(7)), "", ErrNoRoom},
-		{"ELF: segment too large", put(elf, ph+40, 8, 1<<62), "", ErrNoRoom},
+		{"ELF: segment beyond this RAM", put(elf, ph+24, 8, 2<<30), "", ErrNoRoom},
+		{"ELF: segment beyond any RAM", put(elf, ph+24, 8, memory.GapStart), "", ErrKernel},
+		{"ELF: segment above the gap", put(elf, ph+24, 8, memory.GapEnd), "", ErrKernel},
+		{"ELF: segment wraps", put(elf, ph+24, 8, ^uint64(7)), "", ErrKernel},
+		{"ELF: segment too large", put(elf, ph+40, 8, 1<<62), "", ErrKernel},
 		{"ELF: file part larger", put(elf, ph+32, 8, 1<<62), "", ErrKernel},
 		{"ELF: outside the file", put(elf, ph+8, 8, 1<<40), "", ErrKernel},
 		{"ELF: huge notes", put(elf, ph+56+32, 8, 1<<40), "", ErrKernel},
@@ -130,7 +138,8 @@ func TestLoadRefuses(t *testing.T) {
 		{"bzImage: set-up code only", put(bz, hdrSetupSects, 1, 200), "", ErrKernel},
 		{"bzImage: alignment", put(bz, hdrAlignment, 4, 3), "", ErrKernel},
 		{"bzImage: preferred address", put(bz, hdrPrefAddress, 8, ^uint64(0)), "", ErrKernel},
-		{"bzImage: large", put(bz, hdrInitSize, 4, 0xffffffff), "", ErrNoRoom},
+		{"bzImage: large", put(bz, hdrInitSize, 4, testRAM), "", ErrNoRoom},
+		{"bzImage: too large for any RAM", put(bz, hdrInitSize, 4, 0xffffffff), "", ErrKernel},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if _, err := Load(newMemory(t, testRAM), Params{Kernel: file(c.kernel), CommandLine: c.line}); !errors.Is(err, c.want) {
@@ -140,13 +149,46 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
-func TestInitrdNeedsRoom(t *testing.T) {
+func TestInitrd(t *testing.T) {
 	for name, kernel := range map[string][]byte{"PVH": vmmtest.ELF([]byte{0xf4}), "bzImage": vmmtest.BzImage([]byte{0xf4})} {
-		for _, size := range []uint64{testRAM - kernelAddr, testRAM, 1 << 40} {
-			ir := File{ReaderAt: bytes.NewReader(nil), Size: size}
-			if _, err := Load(newMemory(t, testRAM), Params{Kernel: file(kernel), Initrd: &ir}); !errors.Is(err, ErrNoRoom) {
-				t.Errorf("%s, initrd of %d bytes: %v, want %v", name, size, err, ErrNoRoom)
+		for _, c := range []struct {
+			what string
+			size uint64
+			want error
+		}{
+			{"that cannot be read", 4096, ErrInitrd},
+			{"for a larger guest", testRAM - kernelAddr, ErrNoRoom},
+			{"as large as the guest", testRAM, ErrNoRoom},
+			{"for no guest", 1 << 40, ErrInitrd},
+		} {
+			ir := File{ReaderAt: bytes.NewReader(nil), Size: c.size}
+			_, err := Load(newMemory(t, testRAM), Params{Kernel: file(kernel), Initrd: &ir})
+			if !errors.Is(err, c.want) || errors.Is(err, ErrKernel) {
+				t.Errorf("%s, initrd %s: %v, want %v", name, c.what, err, c.want)
 			}
+		}
+	}
+}
+
+// A named pipe without a writer must not hold up whoever opens it.
+func TestOpenWantsRegularFiles(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, "/dev/null", t.TempDir()} {
+		opened := make(chan error, 1)
+		go func() {
+			_, _, err := Open(path)
+			opened <- err
+		}()
+		select {
+		case err := <-opened:
+			if err == nil || !strings.Contains(err.Error(), "not a regular file") {
+				t.Errorf("%s: %v", path, err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: blocked for 5 s", path)
 		}
 	}
 }

@@ -137,8 +137,11 @@ func bzImagePlace(mem *memory.Memory, h []byte, size uint64) (load, end uint64, 
 	}
 	// It unpacks to its preferred address, or to its load address, aligned, if that is higher.
 	end = max(load+size-setup, max(alignUp(load, align), pref)+initSize)
-	if top := min(lowRegion(mem), identityMapped); end > top {
-		return 0, 0, fmt.Errorf("%w: the kernel unpacks up to %#x, RAM that it can use then ends at %#x", ErrNoRoom, end, top)
+	if end > identityMapped {
+		return 0, 0, fmt.Errorf("%w: it unpacks up to %#x: want %#x or below, as boot page tables map no more", ErrKernel, end, uint64(identityMapped))
+	}
+	if top := lowRegion(mem); end > top {
+		return 0, 0, fmt.Errorf("%w: the kernel unpacks up to %#x, RAM ends at %#x", ErrNoRoom, end, top)
 	}
 	return load, end, nil
 }

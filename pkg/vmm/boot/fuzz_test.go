@@ -16,7 +16,7 @@ func fuzzLoad(f *testing.F, load func(*memory.Memory, Params) (Entry, error)) {
 	f.Fuzz(func(t *testing.T, kernel []byte, line string) {
 		e, err := load(mem, Params{Kernel: file(kernel), Initrd: &ir, CommandLine: line})
 		if err != nil {
-			if !errors.Is(err, ErrKernel) && !errors.Is(err, ErrNoRoom) && !errors.Is(err, ErrCommandLine) {
+			if !errors.Is(err, ErrKernel) && !errors.Is(err, ErrInitrd) && !errors.Is(err, ErrNoRoom) && !errors.Is(err, ErrCommandLine) {
 				t.Fatalf("an error of no class: %v", err)
 			}
 			return

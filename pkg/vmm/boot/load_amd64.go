@@ -8,8 +8,8 @@ import (
 )
 
 // Load puts the kernel and all that it needs into guest RAM and says how to enter it. An ELF file is entered through its
-// PVH note, anything else is taken for a bzImage. Guest RAM is zero before the call. Errors wrap ErrKernel, ErrNoRoom,
-// ErrCommandLine, or a read error.
+// PVH note, anything else is taken for a bzImage. Guest RAM is zero before the call. Errors wrap ErrKernel, ErrInitrd,
+// ErrNoRoom, ErrCommandLine, or an error of reading the kernel.
 func Load(mem *memory.Memory, p Params) (Entry, error) {
 	if err := checkCommandLine(p.CommandLine); err != nil {
 		return Entry{}, err
@@ -41,6 +41,10 @@ func lowRegion(mem *memory.Memory) uint64 {
 
 // loadInitrd puts the initrd at the top of guest RAM below limit and above kernelEnd, and gives its address.
 func loadInitrd(mem *memory.Memory, f *File, kernelEnd, limit uint64) (uint64, error) {
+	limit = min(limit, memory.GapStart)
+	if f.Size > limit {
+		return 0, fmt.Errorf("%w: %d bytes: want at most %d", ErrInitrd, f.Size, limit)
+	}
 	limit = min(limit, lowRegion(mem))
 	kernelEnd = alignUp(kernelEnd, memory.PageSize)
 	if f.Size > limit || kernelEnd > (limit-f.Size)&^(memory.PageSize-1) {
@@ -48,7 +52,7 @@ func loadInitrd(mem *memory.Memory, f *File, kernelEnd, limit uint64) (uint64, e
 	}
 	addr := (limit - f.Size) &^ (memory.PageSize - 1)
 	if err := f.readInto(mem, addr, 0, f.Size); err != nil {
-		return 0, fmt.Errorf("initrd: %w", err)
+		return 0, fmt.Errorf("%w: %w", ErrInitrd, err)
 	}
 	return addr, nil
 }

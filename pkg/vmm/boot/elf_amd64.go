@@ -68,7 +68,10 @@ func loadELF(mem *memory.Memory, f File) (elfKernel, error) {
 			if filesz > memsz || paddr < kernelAddr {
 				return elfKernel{}, fmt.Errorf("%w: segment of %d bytes in the file and %d in memory at %#x: want it at %#x or above", ErrKernel, filesz, memsz, paddr, uint64(kernelAddr))
 			}
-			if _, err := mem.Slice(paddr, memsz); err != nil || paddr >= lowRegion(mem) {
+			if paddr > memory.GapStart || memsz > memory.GapStart-paddr {
+				return elfKernel{}, fmt.Errorf("%w: segment of %d bytes at %#x: want it to end at %#x or below, where any guest's RAM has a hole", ErrKernel, memsz, paddr, uint64(memory.GapStart))
+			}
+			if paddr+memsz > lowRegion(mem) {
 				return elfKernel{}, fmt.Errorf("%w: kernel segment of %d bytes at %#x, RAM ends at %#x", ErrNoRoom, memsz, paddr, lowRegion(mem))
 			}
 			if err := f.readInto(mem, paddr, off, filesz); err != nil {
