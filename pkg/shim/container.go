@@ -21,7 +21,9 @@ import (
 const (
 	// agentTimeout bounds the agent's answers, but for Wait's.
 	agentTimeout = 30 * time.Second
-	// killTimeout is how long a container may outlive a SIGKILL before its VM is killed.
+	// sigkillTimeout bounds its answer to a SIGKILL of a container, and then the VM is killed.
+	sigkillTimeout = 5 * time.Second
+	// killTimeout is how long a container may outlive a SIGKILL, whatever the agent says, before its VM is killed.
 	killTimeout = 20 * time.Second
 )
 
@@ -43,12 +45,16 @@ type container struct {
 
 // ask bounds a call of the agent's and gives its error a class.
 func ask[Req, Resp any](ctx context.Context, method string, call func(context.Context, Req) (Resp, error), req Req) (Resp, error) {
-	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+	return askWithin(ctx, agentTimeout, method, call, req)
+}
+
+func askWithin[Req, Resp any](ctx context.Context, timeout time.Duration, method string, call func(context.Context, Req) (Resp, error), req Req) (Resp, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	resp, err := call(ctx, req)
 	if err != nil {
 		if ctx.Err() == context.DeadlineExceeded {
-			err = fmt.Errorf("no answer within %v: %w", agentTimeout, context.DeadlineExceeded)
+			err = fmt.Errorf("no answer within %v: %w", timeout, context.DeadlineExceeded)
 		} else {
 			err = errgrpc.ToNative(err)
 		}
@@ -250,22 +256,29 @@ func (c *container) kill(ctx context.Context, p *process, signal uint32, all boo
 	case p != c.init && st.status == task.Status_CREATED:
 		return fmt.Errorf("exec %s has not been started: %w", p.execID, errdefs.ErrFailedPrecondition)
 	}
-	_, err := ask(ctx, "Kill", c.vm.agent.Kill, &agentpb.KillRequest{ContainerId: c.id, ExecId: p.execID, Signal: signal, All: all})
+	req := &agentpb.KillRequest{ContainerId: c.id, ExecId: p.execID, Signal: signal, All: all}
 	if p != c.init || signal != uint32(unix.SIGKILL) {
+		_, err := ask(ctx, "Kill", c.vm.agent.Kill, req)
 		return err
 	}
-	// Nothing in the guest may evade a SIGKILL.
+	// Nothing in the guest may evade a SIGKILL, by no answer, by an error, nor by a lie.
+	c.guard(ctx)
+	_, err := askWithin(ctx, sigkillTimeout, "Kill", c.vm.agent.Kill, req)
 	if err != nil && (errors.Is(err, context.DeadlineExceeded) || errdefs.IsUnavailable(err)) {
 		log.G(ctx).WithError(err).Warn("the guest's agent did not take a SIGKILL: the VM is killed")
 		return c.vm.kill()
 	}
+	return err
+}
+
+// guard has one guardKill run.
+func (c *container) guard(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil && !c.guarded {
+	if !c.guarded {
 		c.guarded = true
 		go c.guardKill(context.WithoutCancel(ctx))
 	}
-	return err
 }
 
 func (c *container) guardKill(ctx context.Context) {

@@ -286,6 +286,12 @@ func (a *fakeAgent) Kill(_ context.Context, r *agentpb.KillRequest) (*agentpb.Ki
 			a.oom <- r.ContainerId
 			return &agentpb.KillResponse{}, nil
 		}
+		switch a.fake {
+		case "deafkill":
+			select {} // not even the end of the call is heeded
+		case "refusekill":
+			return nil, errors.New("no")
+		}
 		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.Signal(r.Signal))
 	default:
 		p.end(128 + r.Signal)

@@ -407,3 +407,33 @@ func TestShutdownWithRunningTask(t *testing.T) {
 	w.run(nil)
 	w.wantEvents("create", "start", "exit c1 137")
 }
+
+// A guest that does not carry out a SIGKILL loses its VM.
+func TestKillCannotBeEvaded(t *testing.T) {
+	w := newWorld(t, "deafkill", "sleep", "100")
+	w.run(nil)
+	begin := time.Now()
+	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, Signal: 9}); err != nil {
+		t.Errorf("Kill: %v", err)
+	}
+	w.wait("", 137)
+	if d := time.Since(begin); d > sigkillTimeout+4*time.Second {
+		t.Errorf("it took %v", d)
+	}
+	w.delete("")
+
+	w = newWorld(t, "refusekill", "sleep", "100")
+	w.run(nil)
+	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, Signal: 9}); err == nil {
+		t.Error("the agent's error was not passed on")
+	}
+	c, err := w.container(cid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.guarded {
+		t.Error("nobody sees to it that the SIGKILL is carried out")
+	}
+}
