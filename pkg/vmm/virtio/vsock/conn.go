@@ -113,6 +113,7 @@ func (c *conn) pend(what uint) {
 func (c *conn) control(h *header) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.unlisted()
 	if c.pends == 0 {
 		return false
 	}
@@ -211,7 +212,7 @@ func (c *conn) reset() {
 }
 
 // close ends the connection on the host's side and gives all that it holds free; the socket's descriptor and the slot
-// follow when reader and writer have left. The caller holds c.mu.
+// follow when reader and writer have left, and the slot when the guest has taken the last packet. The caller holds c.mu.
 func (c *conn) close() {
 	if c.state == stateClosed {
 		return
@@ -244,10 +245,20 @@ func (c *conn) leave() {
 	}
 }
 
-// free closes the socket. Nobody may be using it: Close waits for them.
+// free closes the socket. Nobody may be using it: Close waits for them. The slot is kept until what is pending has been
+// sent: a guest that takes no packets could else have any number of connections end.
 func (c *conn) free() {
 	c.sock.Close()
-	c.s.release(c)
+	if !c.s.rx.listed(c) {
+		c.s.release(c)
+	}
+}
+
+// unlisted makes the slot of a connection free that only waited for its last packet. The caller holds c.mu.
+func (c *conn) unlisted() {
+	if c.state == stateClosed && c.users == 0 && c.pends == 0 {
+		c.s.release(c)
+	}
 }
 
 // discard reads what the host sent and nobody wants: closing a socket with unread data would turn the end of stream that

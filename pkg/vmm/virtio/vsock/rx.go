@@ -115,6 +115,42 @@ func (r *rx) enqueue(c *conn) {
 	r.tail = c
 }
 
+// listed says whether c still has something pending.
+func (r *rx) listed(c *conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return c.queued
+}
+
+// drop forgets what is pending: nobody is going to send it.
+func (r *rx) drop() {
+	for {
+		r.mu.Lock()
+		c := r.unlist()
+		r.mu.Unlock()
+		if c == nil {
+			return
+		}
+		c.mu.Lock()
+		c.pends = 0
+		c.unlisted()
+		c.mu.Unlock()
+	}
+}
+
+// unlist takes the first connection with something pending off the list, or returns nil. The caller holds r.mu.
+func (r *rx) unlist() *conn {
+	c := r.head
+	if c == nil {
+		return nil
+	}
+	if r.head = c.next; r.head == nil {
+		r.tail = nil
+	}
+	c.next, c.queued = nil, false
+	return c
+}
+
 func (r *rx) refuse(k key, typ uint16) {
 	r.mu.Lock()
 	if r.nRefs < maxRefusals {
@@ -133,7 +169,7 @@ func (r *rx) pending() bool {
 // next takes the next packet without data; it returns false when what was pending has lapsed.
 func (r *rx) next(h *header) bool {
 	r.mu.Lock()
-	c := r.head
+	c := r.unlist()
 	if c == nil {
 		defer r.mu.Unlock()
 		if r.nRefs == 0 {
@@ -144,10 +180,6 @@ func (r *rx) next(h *header) bool {
 		*h = header{srcCID: hostCID, dstCID: uint64(r.s.cid), srcPort: o.key.host, dstPort: o.key.guest, typ: o.typ, op: opRST}
 		return true
 	}
-	if r.head = c.next; r.head == nil {
-		r.tail = nil
-	}
-	c.next, c.queued = nil, false
 	r.mu.Unlock()
 	return c.control(h)
 }

@@ -26,7 +26,6 @@ type session struct {
 	cid  uint32
 	path string
 	tx   *queue.Queue
-	ev   *queue.Queue
 	irq  virtio.Interrupt
 	rx   rx
 	done sync.WaitGroup
@@ -38,7 +37,7 @@ type session struct {
 
 	mu       sync.Mutex
 	stopped  bool
-	slots    map[*conn]struct{} // all connections, the draining ones too
+	slots    map[*conn]struct{} // all connections: the draining ones too, and those with a packet pending
 	conns    map[key]*conn      // those that the guest knows
 	nextPort uint32
 }
@@ -52,9 +51,6 @@ func newSession(cid uint32, path string, a virtio.Activation) *session {
 		slots:    make(map[*conn]struct{}),
 		conns:    make(map[key]*conn),
 		nextPort: firstHostPort,
-	}
-	if len(a.Queues) > 2 {
-		s.ev = a.Queues[2]
 	}
 	s.bufs.New = func() any { return new([bufferSize]byte) }
 	s.rx.init(s, a.Queues[0])
@@ -107,6 +103,7 @@ func (s *session) halt() bool {
 		c.close()
 		c.mu.Unlock()
 	}
+	s.rx.drop()
 	return true
 }
 
