@@ -88,6 +88,7 @@ func (m *Machine) handleMMIO(a kvm.MMIO) {
 		return
 	}
 	if a.Addr == bootTimerAddr && len(a.Data) > 0 && a.Data[0] == bootTimerValue {
-		m.log.WithField("elapsed", time.Since(m.startedAt)).Info("guest has booted")
+		// Once: the guest may write as often as it likes.
+		m.booted.Do(func() { m.log.WithField("elapsed", time.Since(m.startedAt)).Info("guest has booted") })
 	}
 }

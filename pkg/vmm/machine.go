@@ -13,10 +13,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/boot"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/cpu"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/legacy"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
@@ -36,10 +36,11 @@ type Machine struct {
 	sleep   legacy.SleepControl
 	pvpanic legacy.PVPanic
 	devices []*device
-	// files and lines are closed last.
+	// files are the serial port's file and the lines of the legacy devices: closed after the devices, before the vCPUs.
 	files []io.Closer
 
 	startedAt time.Time
+	booted    sync.Once
 
 	mu    sync.Mutex // guards state, and serialises Start, Pause and Resume
 	state State
@@ -97,6 +98,7 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	return m, nil
 }
 
+// createVM makes an empty machine and gives it its RAM.
 func (m *Machine) createVM(sys *kvm.System, cfg *config.VM) error {
 	limit, err := sys.MaxVCPUs()
 	if err != nil {
@@ -106,21 +108,12 @@ func (m *Machine) createVM(sys *kvm.System, cfg *config.VM) error {
 		return &config.FieldError{Field: "vcpu_count", Value: strconv.Itoa(cfg.Machine.VCPUCount), Want: fmt.Sprintf("at most %d, what this host's KVM supports", limit)}
 	}
 	if m.mem, err = memory.New(uint64(cfg.Machine.MemSizeMiB) << 20); err != nil {
-		return err
+		return &inputError{field: memoryField(cfg), err: err}
 	}
 	if m.vm, err = sys.CreateVM(); err != nil {
 		return fmt.Errorf("%w: %w: %w", errdefs.ErrUnavailable, kvm.ErrUnusable, err)
 	}
-	if err := m.vm.SetIdentityMapAddr(boot.IdentityMapAddr); err != nil {
-		return err
-	}
-	if err := m.vm.SetTSSAddr(boot.TSSAddr); err != nil {
-		return err
-	}
-	if err := m.vm.CreateIrqchip(); err != nil {
-		return err
-	}
-	if err := m.vm.CreatePIT2(); err != nil {
+	if err := m.createChips(); err != nil {
 		return err
 	}
 	for i, r := range m.mem.Regions() {
@@ -131,54 +124,44 @@ func (m *Machine) createVM(sys *kvm.System, cfg *config.VM) error {
 	return nil
 }
 
-// addLegacy makes the devices on the bus of I/O ports.
-func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
+// memoryField names the field that guest RAM is too small or too large by.
+func memoryField(cfg *config.VM) string {
+	return fmt.Sprintf("mem_size_mib %d", cfg.Machine.MemSizeMiB)
+}
+
+// openConsole gives the serial port's sink, and how much of the output it takes, in bytes.
+func (m *Machine) openConsole(cfg *config.VM, opts Options) (io.Writer, int64, error) {
 	out, limit := opts.Console, int64(config.DefaultSerialBytes)
 	if out == nil {
 		out = io.Discard
 	}
-	if s := cfg.Serial; s != nil {
-		limit = s.MaxBytes
-		if s.SerialOutPath != "" {
-			f, err := os.OpenFile(s.SerialOutPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-			if err != nil {
-				return &inputError{field: "serial_out_path", err: err}
-			}
-			m.files = append(m.files, f)
-			out = f
-		}
+	if cfg.Serial == nil {
+		return out, limit, nil
 	}
-	lines := make(map[uint32]*irqLine)
-	for _, gsi := range []uint32{serialGSI, keyboardGSI} {
-		l, err := newIRQLine(m.vm, gsi)
+	if path := cfg.Serial.SerialOutPath; path != "" {
+		f, err := openSerial(path)
 		if err != nil {
-			return err
+			return nil, 0, &inputError{field: "serial_out_path", err: err}
 		}
-		m.files = append(m.files, l)
-		lines[gsi] = l
+		m.files = append(m.files, f)
+		out = f
 	}
-	m.console = legacy.NewConsole(out, limit)
-	m.serial = legacy.NewSerial(m.console, lines[serialGSI])
-	m.i8042 = legacy.NewI8042(lines[keyboardGSI], func() { m.finish(Exit{Reason: Rebooted}) })
-	m.sleep = legacy.SleepControl{TypeS5: boot.SleepTypeS5, Off: func() { m.finish(Exit{Reason: PoweredOff}) }}
-	m.pvpanic = legacy.PVPanic{Panicked: func() { m.finish(Exit{Reason: Panicked}) }}
-	return nil
+	return out, cfg.Serial.MaxBytes, nil
+}
+
+// openSerial opens a file to append to. A named pipe is taken too, and its reader may come and go: opened for reading as
+// well, it neither blocks here nor fails later.
+func openSerial(path string) (*os.File, error) {
+	flags := os.O_WRONLY
+	if st, err := os.Stat(path); err == nil && st.Mode()&os.ModeNamedPipe != 0 {
+		flags = os.O_RDWR
+	}
+	return os.OpenFile(path, flags|os.O_CREATE|os.O_APPEND|unix.O_NONBLOCK, 0o600)
 }
 
 // loadKernel fills guest RAM with what the guest starts from.
 func (m *Machine) loadKernel(cfg *config.VM) (boot.Entry, error) {
-	acpi := boot.ACPI{
-		CPUs:         cfg.Machine.VCPUCount,
-		SleepControl: sleepControl, SleepStatus: sleepStatus,
-		ResetPort: legacy.I8042Command, ResetValue: legacy.I8042Reset,
-		SerialPort: serialPort, SerialGSI: serialGSI,
-		KeyboardGSI: keyboardGSI,
-		PanicPort:   panicPort,
-	}
-	for _, d := range m.devices {
-		acpi.Windows = append(acpi.Windows, d.window)
-	}
-	rsdp, err := boot.WriteACPI(m.mem, acpi)
+	rsdp, err := m.writeTables(cfg)
 	if err != nil {
 		return boot.Entry{}, err
 	}
@@ -203,39 +186,14 @@ func (m *Machine) loadKernel(cfg *config.VM) (boot.Entry, error) {
 	}
 	field := "kernel_image_path " + cfg.BootSource.KernelImagePath
 	switch {
+	case errors.Is(err, boot.ErrInitrd):
+		field = "initrd_path " + cfg.BootSource.InitrdPath
 	case errors.Is(err, boot.ErrNoRoom):
-		field = fmt.Sprintf("mem_size_mib %d", cfg.Machine.MemSizeMiB)
+		field = memoryField(cfg)
 	case errors.Is(err, boot.ErrCommandLine):
 		field = "boot_args"
 	}
 	return boot.Entry{}, &inputError{field: field, err: err}
-}
-
-func (m *Machine) createVCPUs(sys *kvm.System, count int, entry boot.Entry) error {
-	supported, err := sys.SupportedCPUID()
-	if err != nil {
-		return err
-	}
-	deadline, err := sys.CheckExtension(kvm.CapTSCDeadlineTimer)
-	if err != nil {
-		return err
-	}
-	for id := range count {
-		fd, err := m.vm.CreateVCPU(id)
-		if err != nil {
-			return err
-		}
-		v := newVCPU(id, fd)
-		m.vcpus = append(m.vcpus, v)
-		err = cpu.Init(fd, cpu.CPUID(supported, cpu.Topology{ID: id, Count: count}, deadline != 0))
-		if err == nil && id == 0 {
-			err = cpu.Start(fd, entry)
-		}
-		if err != nil {
-			return fmt.Errorf("vCPU %d: %w", id, err)
-		}
-	}
-	return nil
 }
 
 // release gives back everything. vCPUs have stopped if stopped is set; else guest RAM must stay, as they could touch it.

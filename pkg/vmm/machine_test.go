@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -12,7 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
 )
 
@@ -281,6 +286,55 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
+// A guest may write to the boot timer for ever; the log has one line of it.
+func TestBootTimerLogsOnce(t *testing.T) {
+	var lines buffer
+	logger := log.L.Logger
+	defer logger.SetOutput(logger.Out)
+	logger.SetOutput(&lines)
+	m := &Machine{log: log.L, startedAt: time.Now()}
+	for range 100 {
+		m.handleMMIO(kvm.MMIO{Addr: bootTimerAddr, Data: []byte{bootTimerValue}, Write: true})
+	}
+	if n := strings.Count(lines.String(), "\n"); n != 1 {
+		t.Errorf("%d lines, want 1:\n%s", n, lines.String())
+	}
+}
+
+// A named pipe is as good as a file, whether somebody reads it yet or not.
+func TestOpenSerialPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan *os.File, 1)
+	go func() {
+		f, err := openSerial(path)
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- f
+	}()
+	select {
+	case f := <-opened:
+		defer f.Close()
+		if _, err := f.WriteString("hello"); err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("blocked for 5 s by a pipe that nobody reads")
+	}
+	r, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var p [5]byte
+	if n, err := r.Read(p[:]); string(p[:n]) != "hello" {
+		t.Errorf("read %q, %v", p[:n], err)
+	}
+}
+
 // A description may be shared: what New makes of it is its own.
 func TestNewLeavesTheDescription(t *testing.T) {
 	cfg := config.VM{
@@ -309,6 +363,12 @@ func TestBadInput(t *testing.T) {
 	good := write("good", vmmtest.ELF(halt))
 	disk := write("disk", make([]byte, 4096))
 	long := strings.Repeat("x", config.MaxBootArgs)
+	sparse := write("sparse", nil)
+	if err := os.Truncate(sparse, 4<<30); err != nil {
+		t.Fatal(err)
+	}
+	corrupt := vmmtest.ELF(halt)
+	corrupt[64+24+7] = 0x80 // the top of the first segment's physical address
 	for _, c := range []struct {
 		name string
 		cfg  config.VM
@@ -321,6 +381,8 @@ func TestBadInput(t *testing.T) {
 		{"no initrd", config.VM{BootSource: &config.BootSource{KernelImagePath: good, InitrdPath: dir + "/none"}}, "initrd_path"},
 		{"initrd too large", config.VM{Machine: config.Machine{MemSizeMiB: 64}, BootSource: &config.BootSource{KernelImagePath: good, InitrdPath: write("big", make([]byte, 64<<20))}}, "mem_size_mib 64"},
 		{"command line", config.VM{Drives: []config.Drive{{DriveID: "r", PathOnHost: disk, IsRootDevice: true}}, BootSource: &config.BootSource{KernelImagePath: good, BootArgs: &long}}, "boot_args"},
+		{"initrd for no guest", config.VM{BootSource: &config.BootSource{KernelImagePath: good, InitrdPath: sparse}}, "initrd_path " + sparse},
+		{"segment beyond any RAM", config.VM{BootSource: &config.BootSource{KernelImagePath: write("corrupt", corrupt)}}, "kernel_image_path"},
 		{"serial", config.VM{Serial: &config.Serial{SerialOutPath: dir + "/none/x"}, BootSource: &config.BootSource{KernelImagePath: good}}, "serial_out_path"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -334,6 +396,23 @@ func TestBadInput(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no memory", func(t *testing.T) {
+		signal.Ignore(unix.SIGXFSZ)
+		defer signal.Reset(unix.SIGXFSZ)
+		var was unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+			t.Fatal(err)
+		}
+		// It bounds a memfd too.
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 32 << 20, Max: was.Max}); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setrlimit(unix.RLIMIT_FSIZE, &was)
+		_, err := New(context.Background(), config.VM{BootSource: &config.BootSource{KernelImagePath: good}}, Options{})
+		if err == nil || !strings.Contains(err.Error(), "mem_size_mib 128: ") {
+			t.Errorf("%v: want it to name mem_size_mib", err)
+		}
+	})
 	if _, err := New(context.Background(), config.VM{BootSource: &config.BootSource{KernelImagePath: good}}, Options{KVMPath: dir + "/kvm"}); err == nil {
 		t.Error("no error without KVM")
 	}

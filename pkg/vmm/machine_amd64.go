@@ -1,0 +1,92 @@
+package vmm
+
+import (
+	"fmt"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/boot"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/cpu"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/legacy"
+)
+
+// createChips has KVM emulate the interrupt controllers and the timer.
+func (m *Machine) createChips() error {
+	if err := m.vm.SetIdentityMapAddr(boot.IdentityMapAddr); err != nil {
+		return err
+	}
+	if err := m.vm.SetTSSAddr(boot.TSSAddr); err != nil {
+		return err
+	}
+	if err := m.vm.CreateIrqchip(); err != nil {
+		return err
+	}
+	return m.vm.CreatePIT2()
+}
+
+// addLegacy makes the devices on the bus of I/O ports.
+func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
+	out, limit, err := m.openConsole(cfg, opts)
+	if err != nil {
+		return err
+	}
+	lines := make(map[uint32]*irqLine)
+	for _, gsi := range []uint32{serialGSI, keyboardGSI} {
+		l, err := newIRQLine(m.vm, gsi)
+		if err != nil {
+			return err
+		}
+		m.files = append(m.files, l)
+		lines[gsi] = l
+	}
+	m.console = legacy.NewConsole(out, limit)
+	m.serial = legacy.NewSerial(m.console, lines[serialGSI])
+	m.i8042 = legacy.NewI8042(lines[keyboardGSI], func() { m.finish(Exit{Reason: Rebooted}) })
+	m.sleep = legacy.SleepControl{TypeS5: boot.SleepTypeS5, Off: func() { m.finish(Exit{Reason: PoweredOff}) }}
+	m.pvpanic = legacy.PVPanic{Panicked: func() { m.finish(Exit{Reason: Panicked}) }}
+	return nil
+}
+
+// writeTables writes the firmware's tables and gives the address of their root.
+func (m *Machine) writeTables(cfg *config.VM) (uint64, error) {
+	acpi := boot.ACPI{
+		CPUs:         cfg.Machine.VCPUCount,
+		SleepControl: sleepControl, SleepStatus: sleepStatus,
+		ResetPort: legacy.I8042Command, ResetValue: legacy.I8042Reset,
+		SerialPort: serialPort, SerialGSI: serialGSI,
+		KeyboardGSI: keyboardGSI,
+		PanicPort:   panicPort,
+	}
+	for _, d := range m.devices {
+		acpi.Windows = append(acpi.Windows, d.window)
+	}
+	return boot.WriteACPI(m.mem, acpi)
+}
+
+// createVCPUs makes the vCPUs, the first at the kernel's entry.
+func (m *Machine) createVCPUs(sys *kvm.System, count int, entry boot.Entry) error {
+	supported, err := sys.SupportedCPUID()
+	if err != nil {
+		return err
+	}
+	deadline, err := sys.CheckExtension(kvm.CapTSCDeadlineTimer)
+	if err != nil {
+		return err
+	}
+	for id := range count {
+		fd, err := m.vm.CreateVCPU(id)
+		if err != nil {
+			return err
+		}
+		v := newVCPU(id, fd)
+		m.vcpus = append(m.vcpus, v)
+		err = cpu.Init(fd, cpu.CPUID(supported, cpu.Topology{ID: id, Count: count}, deadline != 0))
+		if err == nil && id == 0 {
+			err = cpu.Start(fd, entry)
+		}
+		if err != nil {
+			return fmt.Errorf("vCPU %d: %w", id, err)
+		}
+	}
+	return nil
+}
