@@ -10,7 +10,6 @@ import (
 	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -56,7 +55,7 @@ func askWithin[Req, Resp any](ctx context.Context, timeout time.Duration, method
 		if ctx.Err() == context.DeadlineExceeded {
 			err = fmt.Errorf("no answer within %v: %w", timeout, context.DeadlineExceeded)
 		} else {
-			err = errgrpc.ToNative(err)
+			err = agentError(err)
 		}
 		return resp, fmt.Errorf("guest agent, %s: %w", method, err)
 	}
@@ -195,7 +194,7 @@ func (c *container) awaitExit(ctx context.Context, p *process) (status uint32, a
 	select {
 	case <-c.vm.ended:
 	case <-time.After(partingTimeout + time.Second):
-		logger.WithError(errgrpc.ToNative(err)).Error("the guest's agent cannot say how a process ended: its VM is killed")
+		logger.WithError(agentError(err)).Error("the guest's agent cannot say how a process ended: its VM is killed")
 		if err := c.vm.kill(); err != nil {
 			logger.WithError(err).Error("a process is given up: nobody can reach it any more")
 			return exitKilled, false

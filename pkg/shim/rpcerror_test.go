@@ -1,10 +1,12 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -19,6 +21,31 @@ func TestErrorsArriveInOneLine(t *testing.T) {
 	}
 	if toStatus(nil) != nil {
 		t.Error("nil became an error")
+	}
+}
+
+func TestAgentErrorsAreHarmless(t *testing.T) {
+	long := strings.Repeat("\u00e9", 1<<20)
+	for name, tt := range map[string]struct{ in, want string }{
+		"plain":          {"no such file", "no such file"},
+		"lines":          {"a\n\tb\r\n", "a b"},
+		"control":        {"a\x1b[31mb\x00\u202e\xff", "a?[31mb???"},
+		"long":           {long, strings.Repeat("\u00e9", (maxErrorBytes-6)/2) + " [...]"},
+		"long, of space": {strings.Repeat(" ", 1<<20) + "x", " [...]"},
+	} {
+		if got := oneLine(tt.in); got != tt.want {
+			t.Errorf("%s: %d bytes: %.100q", name, len(got), got)
+		}
+	}
+	sent := errgrpc.ToGRPC(fmt.Errorf("%s: %w", long, errdefs.ErrNotFound))
+	if err := agentError(sent); len(err.Error()) > maxErrorBytes || !errdefs.IsNotFound(err) {
+		t.Errorf("%d bytes, class %v", len(err.Error()), errdefs.Resolve(err))
+	}
+	if err := agentError(context.Canceled); !errdefs.IsCanceled(err) {
+		t.Errorf("%v", err)
+	}
+	if sent := toStatus(errors.New(long)); len(sent.Error()) > 2*maxErrorBytes {
+		t.Errorf("%d bytes go to containerd", len(sent.Error()))
 	}
 }
 
