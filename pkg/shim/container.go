@@ -34,12 +34,12 @@ type container struct {
 	events     *eventQueue
 	buffers    *sync.Pool
 
-	mu       sync.Mutex
-	execs    map[string]*process
-	ending   bool // init has exited: no exec may start any more
-	paused   bool
-	oomKills uint64
-	guarded  bool // a guard watches over a SIGKILL
+	mu      sync.Mutex
+	execs   map[string]*process
+	ending  bool // init has exited: no exec may start any more
+	paused  bool
+	oom     oomState
+	guarded bool // a guard watches over a SIGKILL
 }
 
 // ask bounds a call of the agent's and gives its error a class.
@@ -186,7 +186,7 @@ func (c *container) awaitExit(ctx context.Context, p *process) (status uint32, a
 	resp, err := c.vm.agent.Wait(ctx, &agentpb.WaitRequest{ContainerId: c.id, ExecId: p.execID})
 	if err == nil {
 		if resp.GetOomKilled() {
-			c.oomAtExit()
+			c.oomAtExit(time.Now())
 		}
 		return min(resp.GetExitStatus(), 255), true
 	}
@@ -352,22 +352,4 @@ func (c *container) removeExec(ctx context.Context, p *process) error {
 	defer c.mu.Unlock()
 	delete(c.execs, p.execID)
 	return nil
-}
-
-// oom takes note of an OOM kill in the container.
-func (c *container) oom() {
-	c.mu.Lock()
-	c.oomKills++
-	c.mu.Unlock()
-	c.events.send(&eventstypes.TaskOOM{ContainerID: c.id})
-}
-
-// oomAtExit is for an OOM kill that the agent could tell at the exit only.
-func (c *container) oomAtExit() {
-	c.mu.Lock()
-	known := c.oomKills > 0
-	c.mu.Unlock()
-	if !known {
-		c.oom()
-	}
 }

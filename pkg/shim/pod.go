@@ -197,24 +197,6 @@ func (s *service) roomFor(id string) error {
 	return fmt.Errorf("container %s: this VM has a container already, and more than one a VM is not supported yet: %w", id, errdefs.ErrFailedPrecondition)
 }
 
-// forward passes on what the agent reports unasked, until the VM's end.
-func (s *service) forward(ctx context.Context, v *vm) {
-	stream, err := v.agent.Events(ctx, &agentpb.EventsRequest{})
-	if err != nil {
-		log.G(ctx).WithError(err).Warn("the guest's agent reports no events")
-		return
-	}
-	for {
-		e, err := stream.Recv()
-		if err != nil {
-			return
-		}
-		if c, err := s.container(e.GetOomContainerId()); err == nil {
-			c.oom()
-		}
-	}
-}
-
 // remove deletes a container that does not run, and with the last one the VM.
 func (s *service) remove(ctx context.Context, c *container) (processState, error) {
 	s.createMu.Lock()

@@ -26,10 +26,7 @@ func (c *container) stats(ctx context.Context) (*anypb.Any, error) {
 	case !c.vm.dead():
 		return nil, err
 	}
-	c.mu.Lock()
-	kills := c.oomKills
-	c.mu.Unlock()
-	if kills > m.GetMemoryEvents().GetOomKill() {
+	if kills := c.mostOOMKills(m.GetMemoryEvents().GetOomKill()); kills > m.GetMemoryEvents().GetOomKill() {
 		if m.MemoryEvents == nil {
 			m.MemoryEvents = &stats.MemoryEvents{}
 		}
