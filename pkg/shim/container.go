@@ -160,7 +160,10 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 		return err
 	}
 	if width != 0 && height != 0 {
-		return c.resizeNow(ctx, p, width, height)
+		// The process runs: a failure here must not lose it.
+		if err := c.resizeNow(ctx, p, width, height); err != nil {
+			log.G(ctx).WithError(err).WithFields(log.Fields{"container": c.id, "exec": p.execID}).Warn("a new process's terminal keeps its first size")
+		}
 	}
 	return nil
 }

@@ -307,6 +307,9 @@ func (a *fakeAgent) Delete(_ context.Context, r *agentpb.DeleteRequest) (*agentp
 }
 
 func (a *fakeAgent) ResizePty(_ context.Context, r *agentpb.ResizePtyRequest) (*agentpb.ResizePtyResponse, error) {
+	if a.fake == "noresize" {
+		return nil, errors.New("no")
+	}
 	return &agentpb.ResizePtyResponse{}, os.WriteFile("resized", fmt.Appendf(nil, "%dx%d", r.Width, r.Height), 0o600)
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 func TestLifecycle(t *testing.T) {
@@ -436,4 +437,28 @@ func TestKillCannotBeEvaded(t *testing.T) {
 	if !c.guarded {
 		t.Error("nobody sees to it that the SIGKILL is carried out")
 	}
+}
+
+// An exec whose terminal cannot be given its size runs all the same, and its exit is told.
+func TestExecOutlivesResize(t *testing.T) {
+	w := newWorld(t, "noresize", "sleep", "100")
+	w.run(nil)
+	c := w.client(false)
+	c.read(0)
+	spec, err := typeurl.MarshalAnyToProto(&specs.Process{Args: []string{"sh", "-c", "echo here; exit 5"}, Cwd: "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Exec(w.ctx, &taskapi.ExecProcessRequest{ID: cid, ExecID: "e1", Spec: spec, Stdout: c.stdoutPath, Terminal: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.ResizePty(w.ctx, &taskapi.ResizePtyRequest{ID: cid, ExecID: "e1", Width: 80, Height: 25}); err != nil {
+		t.Fatal(err)
+	}
+	w.start("e1")
+	w.wait("e1", 5)
+	if out := <-c.out; out != "here\n" {
+		t.Errorf("output %q", out)
+	}
+	w.delete("e1")
 }
