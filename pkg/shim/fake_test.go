@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
@@ -314,7 +315,9 @@ func (a *fakeAgent) ResizePty(_ context.Context, r *agentpb.ResizePtyRequest) (*
 }
 
 func (a *fakeAgent) Stats(context.Context, *agentpb.StatsRequest) (*agentpb.StatsResponse, error) {
-	b, err := proto.Marshal(&stats.Metrics{Pids: &stats.PidsStat{Current: 3}})
+	m := &stats.Metrics{Pids: &stats.PidsStat{Current: 3}}
+	m.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 1000, protowire.BytesType), "smuggled"))
+	b, err := proto.Marshal(m)
 	return &agentpb.StatsResponse{Metrics: b}, err
 }
 

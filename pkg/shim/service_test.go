@@ -256,6 +256,9 @@ func (w *world) metrics() *stats.Metrics {
 	if err := typeurl.UnmarshalTo(r.Stats, m); err != nil {
 		w.Fatal(err)
 	}
+	if m.CPU == nil || m.Memory == nil || m.Pids == nil || m.MemoryEvents == nil || len(m.ProtoReflect().GetUnknown()) > 0 {
+		w.Errorf("Stats: %v: clients expect all of CPU, memory and pids, and nothing else", m)
+	}
 	return m
 }
 

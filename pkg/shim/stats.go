@@ -17,20 +17,36 @@ import (
 // making. A VM that is gone still has its OOM kills to tell.
 func (c *container) stats(ctx context.Context) (*anypb.Any, error) {
 	m := &stats.Metrics{}
+	// A field that is unknown here would go through to containerd.
+	decode := proto.UnmarshalOptions{DiscardUnknown: true}
 	resp, err := ask(ctx, "Stats", c.vm.agent.Stats, &agentpb.StatsRequest{ContainerId: c.id})
 	switch {
 	case err == nil:
-		if err := proto.Unmarshal(resp.GetMetrics(), m); err != nil {
+		if err := decode.Unmarshal(resp.GetMetrics(), m); err != nil {
 			return nil, fmt.Errorf("guest agent, Stats: %w: %w", err, errdefs.ErrUnavailable)
 		}
 	case !c.vm.dead():
 		return nil, err
 	}
+	fill(m)
 	if kills := c.mostOOMKills(m.GetMemoryEvents().GetOomKill()); kills > m.GetMemoryEvents().GetOomKill() {
-		if m.MemoryEvents == nil {
-			m.MemoryEvents = &stats.MemoryEvents{}
-		}
 		m.MemoryEvents.OomKill = kills
 	}
 	return typeurl.MarshalAnyToProto(m)
+}
+
+// fill adds the messages that are missing: clients read them without a look whether they are there.
+func fill(m *stats.Metrics) {
+	if m.Pids == nil {
+		m.Pids = &stats.PidsStat{}
+	}
+	if m.CPU == nil {
+		m.CPU = &stats.CPUStat{}
+	}
+	if m.Memory == nil {
+		m.Memory = &stats.MemoryStat{}
+	}
+	if m.MemoryEvents == nil {
+		m.MemoryEvents = &stats.MemoryEvents{}
+	}
 }
