@@ -20,6 +20,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/guest/cgroup"
 	"github.com/fcshim/containerd-shim-fc-v2/guest/link"
 	"github.com/fcshim/containerd-shim-fc-v2/guest/reaper"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 )
 
@@ -86,9 +87,6 @@ func (s *Service) Events(ctx context.Context, _ *agentpb.EventsRequest, stream a
 	return s.events.feed(ctx, stream.Send)
 }
 
-// killBound is how long Shutdown waits for containers after each of its two signals.
-const killBound = 2 * time.Second
-
 // Shutdown implements agentpb.AgentService.
 func (s *Service) Shutdown(ctx context.Context, _ *agentpb.ShutdownRequest) (*agentpb.ShutdownResponse, error) {
 	s.StopAll(ctx)
@@ -96,7 +94,7 @@ func (s *Service) Shutdown(ctx context.Context, _ *agentpb.ShutdownRequest) (*ag
 	return &agentpb.ShutdownResponse{}, nil
 }
 
-// StopAll ends every container, by TERM and soon after by KILL. It gives up on what survives that, and says so in the log.
+// StopAll ends every container, by TERM and, agent.StopTimeout later, by KILL. It gives up on what survives that, and says so in the log.
 func (s *Service) StopAll(ctx context.Context) {
 	s.mu.Lock()
 	var inits []*process
@@ -107,7 +105,7 @@ func (s *Service) StopAll(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		ctx, cancel := context.WithTimeout(ctx, killBound)
+		ctx, cancel := context.WithTimeout(ctx, agent.StopTimeout)
 		for _, p := range inits {
 			_ = p.signal(sig) // has ended, most likely; if not, the wait tells
 		}
@@ -115,7 +113,7 @@ func (s *Service) StopAll(ctx context.Context) {
 		cancel()
 	}
 	for _, p := range inits {
-		log.G(ctx).WithField("container", p.container.id).Errorf("still running %v after SIGKILL", killBound)
+		log.G(ctx).WithField("container", p.container.id).Errorf("still running %v after SIGKILL", agent.StopTimeout)
 	}
 }
 

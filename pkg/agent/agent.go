@@ -7,6 +7,8 @@
 // The guest is hostile: this package must never wait without a bound for what it sends, nor keep what nobody asked for.
 package agent
 
+import "time"
+
 // Ports on the host (vsock CID 2) that the guest dials; the VMM forwards port N to the Unix socket <uds>_N.
 const (
 	ControlPort = 1024
@@ -17,4 +19,15 @@ const (
 const (
 	SharedTag = "shared"
 	SharedDir = "/run/shared"
+)
+
+// How long an orderly end of a guest may take. The shim's patience must exceed what the agent allows itself, or it would kill
+// a VM that is still writing.
+const (
+	// StopTimeout is how long the agent waits for containers to end, after SIGTERM and again after SIGKILL.
+	StopTimeout = 2 * time.Second
+	// SyncTimeout is how long it then waits for dirty pages to be written.
+	SyncTimeout = 5 * time.Second
+	// PowerOffTimeout bounds all of it, with a second for the kernel.
+	PowerOffTimeout = 2*StopTimeout + SyncTimeout + time.Second
 )

@@ -354,6 +354,10 @@ func (a *fakeAgent) Shutdown(context.Context, *agentpb.ShutdownRequest) (*agentp
 				_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 			}
 		}
+		if a.fake == "slowoff" { // as slow as a guest may be
+			time.Sleep(2*agent.StopTimeout + agent.SyncTimeout)
+			_ = os.WriteFile("resized", []byte("in order"), 0o600)
+		}
 		os.Exit(vmmPoweredOff)
 	}()
 	return &agentpb.ShutdownResponse{}, nil

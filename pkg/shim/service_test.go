@@ -465,3 +465,17 @@ func TestExecOutlivesResize(t *testing.T) {
 	}
 	w.delete("e1")
 }
+
+// A guest that takes all the time it may have for its end, to write its pages, is not killed meanwhile.
+func TestSlowPowerOff(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 9 s")
+	}
+	w := newWorld(t, "slowoff", "true")
+	w.run(nil)
+	w.wait("", 0)
+	w.delete("")
+	if got, _ := os.ReadFile(filepath.Join(w.bundle, "resized")); string(got) != "in order" {
+		t.Error("the VM was killed before its guest's own bound")
+	}
+}

@@ -25,8 +25,6 @@ const (
 	configureTimeout = time.Minute
 	// partingTimeout is how long fc-vmm may outlive the agent's connection, to tell why the guest has ended.
 	partingTimeout = time.Second
-	// powerOffTimeout bounds an orderly end of the guest.
-	powerOffTimeout = 5 * time.Second
 	// maxConsoleTail bounds what is read of a console log for an error, in bytes.
 	maxConsoleTail = 4096
 	// consoleLines is how many lines that are, if there is no panic.
@@ -307,7 +305,7 @@ func (v *vm) kill() error {
 
 // stop ends the guest in order, or by force if it does not end in time.
 func (v *vm) stop(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), powerOffTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), agent.PowerOffTimeout)
 	defer cancel()
 	v.mu.Lock()
 	client := v.agent
@@ -319,7 +317,7 @@ func (v *vm) stop(ctx context.Context) error {
 		case <-v.ended:
 			return nil
 		case <-ctx.Done():
-			log.G(ctx).Warnf("the guest did not power off within %v: it is killed", powerOffTimeout)
+			log.G(ctx).Warnf("the guest did not power off within %v: it is killed", agent.PowerOffTimeout)
 		}
 	}
 	return v.kill()
