@@ -118,8 +118,8 @@ func TestSpinningGuest(t *testing.T) {
 		p, c := boot(t, nil)
 		for _, step := range []struct {
 			do   func(context.Context) error
-			want api.State
-		}{{c.Pause, api.Paused}, {c.Pause, api.Paused}, {c.Resume, api.Running}} {
+			want config.State
+		}{{c.Pause, config.Paused}, {c.Pause, config.Paused}, {c.Resume, config.Running}} {
 			if err := step.do(context.Background()); err != nil {
 				t.Fatal(err)
 			}
@@ -170,7 +170,7 @@ func TestStartFails(t *testing.T) {
 		t.Errorf("start of no kernel: %v", err)
 	}
 	t.Log(err)
-	if s, err := c.State(ctx); err != nil || s != api.NotStarted {
+	if s, err := c.State(ctx); err != nil || s != config.NotStarted {
 		t.Errorf("state %q, %v", s, err)
 	}
 	if err := c.PutBootSource(ctx, config.BootSource{KernelImagePath: kernel(t, "", port(0x600, 5<<2|1<<5)...)}); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
 // beMain has the test binary be fc-vmm.
@@ -146,7 +147,7 @@ func TestServesUntilTold(t *testing.T) {
 			if st, err := os.Stat(sock); err != nil || st.Mode().Perm()&0o077 != 0 {
 				t.Errorf("socket: %v, %v", st.Mode(), err)
 			}
-			if i, err := c.Info(context.Background()); err != nil || i.ID != "vm-7" || i.State != api.NotStarted {
+			if i, err := c.Info(context.Background()); err != nil || i.ID != "vm-7" || i.State != config.NotStarted {
 				t.Errorf("got %+v, %v", i, err)
 			}
 			if err := c.Start(context.Background()); err == nil || !strings.Contains(err.Error(), "without kernel") {
@@ -181,7 +182,7 @@ func TestInheritedSocket(t *testing.T) {
 	defer f.Close()
 	p := start(t, []*os.File{f}, "--api-fd", "3")
 	// No wait is needed: the socket listens already.
-	if s, err := api.NewClient(sock).State(context.Background()); err != nil || s != api.NotStarted {
+	if s, err := api.NewClient(sock).State(context.Background()); err != nil || s != config.NotStarted {
 		t.Errorf("state %q, %v", s, err)
 	}
 	p.Process.Signal(syscall.SIGTERM)

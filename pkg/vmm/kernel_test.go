@@ -130,7 +130,7 @@ echo "vsock: $(ls /dev/vsock)"`
 		Entropy:     &config.Entropy{},
 		Filesystems: []config.Filesystem{{FSID: "shared", Tag: "shared", PathOnHost: shared}},
 	})
-	for m.State() == Running {
+	for m.State() == config.Running {
 		if err := m.Pause(context.Background()); err != nil {
 			break // it has ended
 		}

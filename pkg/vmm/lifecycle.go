@@ -10,28 +10,25 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
 )
 
-// State says where the machine is in its life.
-func (m *Machine) State() State {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.state
-}
+// State says where the machine is in its life. It does not wait.
+func (m *Machine) State() config.State { return m.state.Load().(config.State) }
 
 func (m *Machine) wrongState(op string) error {
-	return fmt.Errorf("%s: %w: %s: %w", op, ErrState, m.state, errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("%s: %w: %s: %w", op, ErrState, m.State(), errdefs.ErrFailedPrecondition)
 }
 
 // Start lets the vCPUs run. A machine starts once.
 func (m *Machine) Start(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.state != NotStarted {
+	if m.State() != config.NotStarted {
 		return m.wrongState("start")
 	}
-	m.state = Running
+	m.state.Store(config.Running)
 	m.startedAt = time.Now()
 	for _, v := range m.vcpus {
 		go v.loop(m.handleExit, func(err error) { m.finish(Exit{Reason: Fault, Err: fmt.Errorf("vCPU %d: %w", v.id, err)}) })
@@ -45,10 +42,10 @@ func (m *Machine) Start(ctx context.Context) error {
 func (m *Machine) Pause(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch m.state {
-	case Paused:
+	switch m.State() {
+	case config.Paused:
 		return nil
-	case Running:
+	case config.Running:
 	default:
 		return m.wrongState("pause")
 	}
@@ -65,7 +62,7 @@ func (m *Machine) Pause(ctx context.Context) error {
 			return fmt.Errorf("pause: %w", err)
 		}
 	}
-	m.state = Paused
+	m.state.Store(config.Paused)
 	return nil
 }
 
@@ -73,10 +70,10 @@ func (m *Machine) Pause(ctx context.Context) error {
 func (m *Machine) Resume(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch m.state {
-	case Running:
+	switch m.State() {
+	case config.Running:
 		return nil
-	case Paused:
+	case config.Paused:
 	default:
 		return m.wrongState("resume")
 	}
@@ -89,7 +86,7 @@ func (m *Machine) Resume(context.Context) error {
 	for _, v := range m.vcpus {
 		v.tell(commandRun)
 	}
-	m.state = Running
+	m.state.Store(config.Running)
 	return nil
 }
 
@@ -97,7 +94,7 @@ func (m *Machine) Resume(context.Context) error {
 func (m *Machine) SendCtrlAltDel(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.state != Running {
+	if m.State() != config.Running {
 		return m.wrongState("Ctrl+Alt+Del")
 	}
 	m.i8042.CtrlAltDel()
@@ -176,8 +173,8 @@ func (m *Machine) finish(e Exit) {
 func (m *Machine) end() {
 	defer close(m.ended)
 	m.mu.Lock()
-	started := m.state != NotStarted
-	m.state = Ended
+	started := m.State() != config.NotStarted
+	m.state.Store(config.Ended)
 	m.mu.Unlock()
 	var errs []error
 	if started {

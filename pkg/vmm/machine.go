@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -42,8 +43,8 @@ type Machine struct {
 	startedAt time.Time
 	booted    sync.Once
 
-	mu    sync.Mutex // guards state, and serialises Start, Pause and Resume
-	state State
+	mu    sync.Mutex   // serialises Start, Pause, Resume and the end, which alone set state
+	state atomic.Value // a config.State, to be read while a Pause is under way
 
 	finishOnce sync.Once
 	exit       Exit
@@ -60,7 +61,8 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	m := &Machine{log: log.G(ctx), state: NotStarted, ended: make(chan struct{})}
+	m := &Machine{log: log.G(ctx), ended: make(chan struct{})}
+	m.state.Store(config.NotStarted)
 	phase := func(name string) {
 		m.log.WithFields(log.Fields{"phase": name, "elapsed": time.Since(begin)}).Debug("machine is being built")
 	}

@@ -116,7 +116,7 @@ func TestGuestEnds(t *testing.T) {
 			if got := output.String(); got != c.output {
 				t.Errorf("output %q, want %q", got, c.output)
 			}
-			if err := m.Start(context.Background()); err == nil || m.State() != Ended {
+			if err := m.Start(context.Background()); err == nil || m.State() != config.Ended {
 				t.Errorf("started again: %v, state %s", err, m.State())
 			}
 		})
@@ -204,7 +204,7 @@ func TestPauseResume(t *testing.T) {
 		slowest = max(slowest, time.Since(begin))
 		before = counter()
 		time.Sleep(5 * time.Millisecond)
-		if counter() != before || m.State() != Paused {
+		if counter() != before || m.State() != config.Paused {
 			t.Fatalf("the guest runs on through a pause; state %s", m.State())
 		}
 		if err := m.Pause(ctx); err != nil {

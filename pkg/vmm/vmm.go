@@ -23,17 +23,6 @@ const (
 	closeTimeout = 5 * time.Second
 )
 
-// State is where a machine is in its life.
-type State string
-
-// The states, named as Firecracker's API does; a machine does not come back from Ended.
-const (
-	NotStarted State = "Not started"
-	Running    State = "Running"
-	Paused     State = "Paused"
-	Ended      State = "Ended"
-)
-
 // ErrState is wrapped when a call does not fit the machine's state.
 var ErrState = errors.New("wrong state of the microVM")
 

@@ -7,17 +7,17 @@
 //
 // The part of the API that is served:
 //
-//	GET   /                   id, state, vmm_version, app_name
+//	GET   /                   id, state (Ended too, which Firecracker has not), vmm_version, app_name
 //	GET   /version            firecracker_version
 //	GET   /vm/config          everything that has been configured, with defaults filled in
 //	GET   /machine-config     PUT and PATCH too
 //	PUT   /boot-source
-//	PUT   /drives/{id}        PATCH after the start, if the machine can change a drive
+//	PUT   /drives/{id}        no PATCH: a drive does not change while the machine runs
 //	PUT   /filesystems/{id}   not in Firecracker: fs_id, tag, path_on_host, is_read_only
 //	PUT   /vsock
 //	PUT   /entropy
 //	PUT   /serial
-//	PUT   /actions            InstanceStart; after it FlushMetrics, and SendCtrlAltDel if the machine has a keyboard
+//	PUT   /actions            InstanceStart; after it FlushMetrics and SendCtrlAltDel
 //	PATCH /vm                 Paused or Resumed, after the start
 package api
 
@@ -34,41 +34,24 @@ const AppName = "fc-vmm"
 // MaxBody bounds a request's body, in bytes, as Firecracker does.
 const MaxBody = 51200
 
-// State is where a microVM is in its life.
-type State string
-
-// The states that GET / shows.
-const (
-	NotStarted State = "Not started"
-	Running    State = "Running"
-	Paused     State = "Paused"
-)
-
 // Info is the answer to GET /.
 type Info struct {
-	ID         string `json:"id"`
-	State      State  `json:"state"`
-	VMMVersion string `json:"vmm_version"`
-	AppName    string `json:"app_name"`
+	ID         string       `json:"id"`
+	State      config.State `json:"state"`
+	VMMVersion string       `json:"vmm_version"`
+	AppName    string       `json:"app_name"`
 }
 
-// Machine is what the API needs of a running microVM. Calls are serialised. A machine that is also a Keyboard or a
-// DriveUpdater can do more.
+// Machine is what the API needs of a microVM that has been started. Calls are serialised, State excepted.
 type Machine interface {
+	// State says where the machine is in its life. It does not wait.
+	State() config.State
 	// Pause stops all vCPUs; pausing a paused machine does nothing.
 	Pause(ctx context.Context) error
 	// Resume lets them run again; resuming a running machine does nothing.
 	Resume(ctx context.Context) error
-}
-
-// Keyboard is a Machine that can be sent keys.
-type Keyboard interface {
+	// SendCtrlAltDel presses the keys on the guest's keyboard.
 	SendCtrlAltDel(ctx context.Context) error
-}
-
-// DriveUpdater is a Machine whose drives can get another file while it runs.
-type DriveUpdater interface {
-	UpdateDrive(ctx context.Context, driveID, pathOnHost string) error
 }
 
 // Options of a Server. All are required.

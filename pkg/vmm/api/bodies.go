@@ -101,16 +101,3 @@ func (d document) oneOf(m member, field, value string, allowed ...string) error 
 	}
 	return d.errorAt(m.at+len(m.raw), "unknown variant: %s is %q: want %s", field, shorten(value), strings.Join(allowed, " or "))
 }
-
-// drivePatch is the body of PATCH /drives/{id}.
-type drivePatch struct {
-	DriveID    string `json:"drive_id"`
-	PathOnHost string `json:"path_on_host"`
-}
-
-func (d document) drivePatch(m member) (drivePatch, error) {
-	var p drivePatch
-	s := schema{required: []string{"drive_id"}, inert: map[string][]string{"rate_limiter": {"{}"}}}
-	err := d.fill(m.raw, m.at, &p, s)
-	return p, err
-}

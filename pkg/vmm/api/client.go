@@ -134,7 +134,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 }
 
 // State asks where the VM is in its life.
-func (c *Client) State(ctx context.Context) (State, error) {
+func (c *Client) State(ctx context.Context) (config.State, error) {
 	i, err := c.Info(ctx)
 	return i.State, err
 }

@@ -71,19 +71,19 @@ func TestClient(t *testing.T) {
 	if vm, err := c.VMConfig(ctx); err != nil || !reflect.DeepEqual(vm, want) {
 		t.Errorf("got %+v, %v, want %+v", vm, err, want)
 	}
-	state := func(want State) {
+	state := func(want config.State) {
 		t.Helper()
 		if s, err := c.State(ctx); err != nil || s != want {
 			t.Fatalf("state %q, %v, want %q", s, err, want)
 		}
 	}
-	state(NotStarted)
+	state(config.NotStarted)
 	check(c.Start(ctx))
-	state(Running)
+	state(config.Running)
 	check(c.Pause(ctx))
-	state(Paused)
+	state(config.Paused)
 	check(c.Resume(ctx))
-	state(Running)
+	state(config.Running)
 
 	err := c.PutMachineConfig(ctx, config.Machine{VCPUCount: 99, MemSizeMiB: 64})
 	var ae *Error
@@ -158,7 +158,7 @@ func TestSilentConnectionsMakeRoom(t *testing.T) {
 	for range 3 * maxConns {
 		dial(t, path)
 	}
-	if s, err := NewClient(path).State(context.Background()); err != nil || s != NotStarted {
+	if s, err := NewClient(path).State(context.Background()); err != nil || s != config.NotStarted {
 		t.Fatalf("beside silent connections: %q, %v", s, err)
 	}
 }
@@ -214,6 +214,14 @@ func TestQuestionsDuringStart(t *testing.T) {
 	}()
 	<-entered
 	b.must(t, "GET", "/vm/config", "")
+	if answer := b.must(t, "GET", "/", ""); answer != `{"id":"vm-1","state":"Not started","vmm_version":"1.2.3","app_name":"fc-vmm"}` {
+		t.Errorf("GET / gave %s", answer)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := b.Retire(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "waiting for the API request") {
+		t.Errorf("retired during a start: %v", err)
+	}
 	paused := make(chan int)
 	go func() {
 		status, _ := b.do("PATCH", "/vm", `{"state": "Paused"}`)
@@ -226,4 +234,19 @@ func TestQuestionsDuringStart(t *testing.T) {
 	if status := <-paused; status != 204 && status != 400 {
 		t.Errorf("pause: %d", status)
 	}
+}
+
+// After Retire nothing is booted any more.
+func TestRetire(t *testing.T) {
+	b := newBench(t)
+	b.must(t, "PUT", "/boot-source", `{"kernel_image_path": "$D/vmlinux"}`)
+	if err := b.Retire(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := b.Start(ctx); err == nil || len(b.booted) != 0 {
+		t.Errorf("a start afterwards: %v, %d booted", err, len(b.booted))
+	}
+	b.must(t, "GET", "/", "")
 }

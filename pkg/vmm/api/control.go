@@ -29,12 +29,11 @@ type control struct {
 	mu sync.Mutex
 	// vm is replaced, never changed in place, so that a copy of it can be used without mu.
 	vm      config.VM
-	state   State
-	machine Machine // set once, with state
+	machine Machine // set once, by the start
 }
 
 func newControl(boot func(context.Context, config.VM) (Machine, error)) *control {
-	c := &control{boot: boot, turn: make(chan struct{}, 1), state: NotStarted}
+	c := &control{boot: boot, turn: make(chan struct{}, 1)}
 	c.vm.ApplyDefaults()
 	return c
 }
@@ -53,10 +52,21 @@ func (c *control) takeTurn(ctx context.Context) (func(), error) {
 	}
 }
 
-func (c *control) snapshot() (config.VM, State, Machine) {
+// snapshot gives the description, and the machine, which is nil before the start.
+func (c *control) snapshot() (config.VM, Machine) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.vm, c.state, c.machine
+	return c.vm, c.machine
+}
+
+// retire takes the last turn: when it has returned without an error, nothing is being changed, and nothing will be.
+func (c *control) retire(ctx context.Context) error {
+	select {
+	case c.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the API request that is changing the microVM: %w", context.Cause(ctx))
+	}
 }
 
 // configure changes a copy of the description, and records it if it is right as a whole.
@@ -66,8 +76,8 @@ func (c *control) configure(ctx context.Context, change func(*config.VM) error) 
 		return err
 	}
 	defer done()
-	vm, state, _ := c.snapshot()
-	if state != NotStarted {
+	vm, m := c.snapshot()
+	if m != nil {
 		return errdefs.ErrFailedPrecondition.WithMessage(afterStart)
 	}
 	vm = vm.Clone()
@@ -91,8 +101,8 @@ func (c *control) start(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	vm, state, _ := c.snapshot()
-	if state != NotStarted {
+	vm, m := c.snapshot()
+	if m != nil {
 		return errdefs.ErrFailedPrecondition.WithMessage(afterStart)
 	}
 	if vm.BootSource == nil {
@@ -101,36 +111,29 @@ func (c *control) start(ctx context.Context) error {
 	if err := vm.Validate(); err != nil {
 		return err
 	}
-	m, err := c.boot(context.WithoutCancel(ctx), vm)
+	m, err = c.boot(context.WithoutCancel(ctx), vm)
 	if err != nil {
 		log.G(ctx).WithError(err).Error("the microVM did not start")
 		return err
 	}
 	c.mu.Lock()
-	c.machine, c.state = m, Running
+	c.machine = m
 	c.mu.Unlock()
 	return nil
 }
 
-// withMachine lets f use the running machine; it is f's last word which state that leads to.
-func (c *control) withMachine(ctx context.Context, f func(context.Context, Machine, State) (State, error)) error {
+// withMachine lets f use the machine, for a bounded time.
+func (c *control) withMachine(ctx context.Context, f func(Machine, context.Context) error) error {
 	done, err := c.takeTurn(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	_, state, m := c.snapshot()
-	if state == NotStarted {
+	_, m := c.snapshot()
+	if m == nil {
 		return errdefs.ErrFailedPrecondition.WithMessage(beforeStart)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), runStateTimeout)
 	defer cancel()
-	next, err := f(ctx, m, state)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	c.state = next
-	c.mu.Unlock()
-	return nil
+	return f(m, ctx)
 }

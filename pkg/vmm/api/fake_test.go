@@ -22,45 +22,40 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// fakeMachine counts what it is asked to do.
+// fakeMachine counts what it is asked to do. Its state is its own affair, as a real machine's is: guests end by themselves.
 type fakeMachine struct {
-	mu              sync.Mutex
-	pauses, resumes int
-	err             error
+	mu                    sync.Mutex
+	state                 config.State
+	pauses, resumes, keys int
+	err                   error
 }
 
-func (m *fakeMachine) Pause(context.Context) error {
+func (m *fakeMachine) State() config.State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.pauses++
+	return m.state
+}
+
+func (m *fakeMachine) set(s config.State, count *int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	*count++
+	if m.err == nil {
+		m.state = s
+	}
 	return m.err
 }
 
-func (m *fakeMachine) Resume(context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.resumes++
-	return m.err
-}
+func (m *fakeMachine) Pause(context.Context) error  { return m.set(config.Paused, &m.pauses) }
+func (m *fakeMachine) Resume(context.Context) error { return m.set(config.Running, &m.resumes) }
 
-// richMachine can do the optional things as well.
-type richMachine struct {
-	fakeMachine
-	keys  int
-	drive string
-}
-
-func (m *richMachine) SendCtrlAltDel(context.Context) error { m.keys++; return nil }
-func (m *richMachine) UpdateDrive(_ context.Context, id, path string) error {
-	m.drive = id + "=" + path
-	return nil
-}
+func (m *fakeMachine) SendCtrlAltDel(context.Context) error { return m.set(m.State(), &m.keys) }
 
 // bench is a server with a fake machine, in a folder with the files that requests may name.
 type bench struct {
 	*Server
 	dir     string
-	machine Machine
+	machine *fakeMachine
 	bootErr error
 	booted  []config.VM
 }
@@ -83,7 +78,7 @@ func fillFolder(t testing.TB, dir string) {
 }
 
 func newBenchIn(dir string) *bench {
-	b := &bench{dir: dir, machine: &fakeMachine{}}
+	b := &bench{dir: dir, machine: &fakeMachine{state: config.Running}}
 	b.Server = NewServer(Options{ID: "vm-1", Version: "1.2.3", Boot: func(_ context.Context, vm config.VM) (Machine, error) {
 		if b.bootErr != nil {
 			return nil, b.bootErr

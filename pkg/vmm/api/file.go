@@ -3,8 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strconv"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
@@ -93,17 +91,14 @@ func setPart[T any](vm *config.VM, d document, m member, as func(document, membe
 	return into(vm, part)
 }
 
-// addDrive and addFilesystem are set.go's functions for a document, in which nothing replaces anything.
-func addDrive(vm *config.VM, v config.Drive) error {
-	if slices.ContainsFunc(vm.Drives, func(old config.Drive) bool { return old.DriveID == v.DriveID }) {
-		return &config.FieldError{Field: "drive_id", Value: strconv.Quote(v.DriveID), Want: "an id that no other drive has"}
-	}
-	return setDrive(vm, v)
+// addDrive and addFilesystem are set.go's functions for a document, in which nothing replaces anything: that ids are unique
+// is checked with the rest of the machine.
+func addDrive(vm *config.VM, d config.Drive) error {
+	vm.Drives = append(vm.Drives, d)
+	return checkDrive(&d)
 }
 
 func addFilesystem(vm *config.VM, f config.Filesystem) error {
-	if slices.ContainsFunc(vm.Filesystems, func(old config.Filesystem) bool { return old.FSID == f.FSID }) {
-		return &config.FieldError{Field: "fs_id", Value: strconv.Quote(f.FSID), Want: "an id that no other filesystem has"}
-	}
-	return setFilesystem(vm, f)
+	vm.Filesystems = append(vm.Filesystems, f)
+	return checkFilesystem(&f)
 }

@@ -76,14 +76,14 @@ func TestConfigure(t *testing.T) {
 		if err := b.Configure(context.Background(), []byte(strings.ReplaceAll(full, "$D", b.dir))); err != nil {
 			t.Fatal(err)
 		}
-		vm, _, _ := b.control.snapshot()
+		vm, _ := b.control.snapshot()
 		args := "console=ttyS0"
 		want := config.VM{
 			Machine:    config.Machine{VCPUCount: 2, MemSizeMiB: 1024, HugePages: "None"},
 			BootSource: &config.BootSource{KernelImagePath: b.dir + "/vmlinux", BootArgs: &args},
 			Drives: []config.Drive{
-				{DriveID: "rootfs", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync"},
 				{DriveID: "data", PathOnHost: b.dir + "/data", CacheType: "Unsafe", IOEngine: "Sync"},
+				{DriveID: "rootfs", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync"},
 			},
 			Filesystems: []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
 			Vsock:       &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},

@@ -64,7 +64,7 @@ func FuzzAPI(f *testing.F) {
 				t.Fatalf("%s %q: status %d", method, path, w.Code)
 			}
 		}
-		vm, _, _ := b.control.snapshot()
+		vm, _ := b.control.snapshot()
 		if err := vm.ValidateParts(); err != nil {
 			t.Errorf("recorded what is not valid: %v", err)
 		}

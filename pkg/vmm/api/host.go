@@ -36,12 +36,12 @@ func checkBootSource(b *config.BootSource) error {
 	return checkOpens("initrd_path", b.InitrdPath, os.O_RDONLY, false)
 }
 
-func checkDrive(id, path string, readOnly bool) error {
+func checkDrive(d *config.Drive) error {
 	flags := os.O_RDWR
-	if readOnly {
+	if d.IsReadOnly {
 		flags = os.O_RDONLY
 	}
-	return checkOpens("drives/"+id+"/path_on_host", path, flags, true)
+	return checkOpens("drives/"+d.DriveID+"/path_on_host", d.PathOnHost, flags, true)
 }
 
 // checkOpens opens a regular file, or a block device where that will do, and closes it again. O_NONBLOCK keeps a named

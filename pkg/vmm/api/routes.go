@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -50,8 +48,6 @@ func route(method, path string) (handler, string) {
 			}
 		case "PUT drives":
 			return (*Server).putDrive, id
-		case "PATCH drives":
-			return (*Server).patchDrive, id
 		case "PUT filesystems":
 			return (*Server).putFilesystem, id
 		}
@@ -95,7 +91,10 @@ func sameID(path, body string) error {
 }
 
 func (s *Server) getInfo(context.Context, request) (any, error) {
-	_, state, _ := s.control.snapshot()
+	state := config.NotStarted
+	if _, m := s.control.snapshot(); m != nil {
+		state = m.State()
+	}
 	return Info{ID: s.opts.ID, State: state, VMMVersion: s.opts.Version, AppName: AppName}, nil
 }
 
@@ -104,12 +103,12 @@ func (s *Server) getVersion(context.Context, request) (any, error) {
 }
 
 func (s *Server) getVMConfig(context.Context, request) (any, error) {
-	vm, _, _ := s.control.snapshot()
+	vm, _ := s.control.snapshot()
 	return vm, nil
 }
 
 func (s *Server) getMachine(context.Context, request) (any, error) {
-	vm, _, _ := s.control.snapshot()
+	vm, _ := s.control.snapshot()
 	return vm.Machine, nil
 }
 
@@ -122,7 +121,7 @@ func (s *Server) putMachine(ctx context.Context, r request) (any, error) {
 		return err
 	}
 	// First on a copy: a body that is wrong is called wrong in any state.
-	vm, _, _ := s.control.snapshot()
+	vm, _ := s.control.snapshot()
 	if err := apply(&vm); err != nil {
 		return nil, err
 	}
@@ -193,15 +192,9 @@ func (s *Server) putAction(ctx context.Context, r request) (any, error) {
 		return nil, s.control.start(ctx)
 	case "FlushMetrics":
 		// There are no metrics yet, so they are flushed.
-		return nil, s.control.withMachine(ctx, func(_ context.Context, _ Machine, now State) (State, error) { return now, nil })
+		return nil, s.control.withMachine(ctx, func(Machine, context.Context) error { return nil })
 	}
-	return nil, s.control.withMachine(ctx, func(ctx context.Context, m Machine, now State) (State, error) {
-		k, ok := m.(Keyboard)
-		if !ok {
-			return now, errdefs.ErrNotImplemented.WithMessage("action_type is SendCtrlAltDel: this microVM has no keyboard")
-		}
-		return now, k.SendCtrlAltDel(ctx)
-	})
+	return nil, s.control.withMachine(ctx, Machine.SendCtrlAltDel)
 }
 
 func (s *Server) patchVM(ctx context.Context, r request) (any, error) {
@@ -209,39 +202,8 @@ func (s *Server) patchVM(ctx context.Context, r request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.control.withMachine(ctx, func(ctx context.Context, m Machine, _ State) (State, error) {
-		if v.State == "Paused" {
-			return Paused, m.Pause(ctx)
-		}
-		return Running, m.Resume(ctx)
-	})
-}
-
-func (s *Server) patchDrive(ctx context.Context, r request) (any, error) {
-	p, err := decode(r, document.drivePatch)
-	if err != nil {
-		return nil, err
+	if v.State == "Paused" {
+		return nil, s.control.withMachine(ctx, Machine.Pause)
 	}
-	if err := sameID(r.id, p.DriveID); err != nil {
-		return nil, err
-	}
-	return nil, s.control.withMachine(ctx, func(ctx context.Context, m Machine, now State) (State, error) {
-		vm, _, _ := s.control.snapshot()
-		i := slices.IndexFunc(vm.Drives, func(d config.Drive) bool { return d.DriveID == p.DriveID })
-		if i < 0 {
-			return now, &config.FieldError{Field: "drive_id", Value: strconv.Quote(shorten(p.DriveID)), Want: "a drive of this microVM"}
-		}
-		u, ok := m.(DriveUpdater)
-		if !ok {
-			return now, errdefs.ErrNotImplemented.WithMessage("drives/" + p.DriveID + ": this microVM's drives cannot change while it runs")
-		}
-		path := p.PathOnHost
-		if path == "" {
-			path = vm.Drives[i].PathOnHost
-		}
-		if err := checkDrive(p.DriveID, path, vm.Drives[i].IsReadOnly); err != nil {
-			return now, err
-		}
-		return now, u.UpdateDrive(ctx, p.DriveID, path)
-	})
+	return nil, s.control.withMachine(ctx, Machine.Resume)
 }

@@ -57,6 +57,10 @@ func (s *Server) Shutdown(ctx context.Context) {
 // Start boots the microVM as configured, as InstanceStart does.
 func (s *Server) Start(ctx context.Context) error { return s.control.start(ctx) }
 
+// Retire waits until no request is changing anything, and has none change anything from then on: no machine is being booted
+// after it. The error is ctx's, and says what was waited for.
+func (s *Server) Retire(ctx context.Context) error { return s.control.retire(ctx) }
+
 // ServeHTTP checks a request's form, has it routed, and writes the answer.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "Firecracker API")

@@ -13,27 +13,15 @@ func setBootSource(vm *config.VM, b *config.BootSource) error {
 	return checkBootSource(b)
 }
 
-// setDrive replaces the drive of the same id, or adds it: the root device first, so that it is the guest's first disk.
+// setDrive replaces the drive of the same id, or adds it.
 func setDrive(vm *config.VM, d config.Drive) error {
-	root := slices.IndexFunc(vm.Drives, func(old config.Drive) bool { return old.IsRootDevice && old.DriveID != d.DriveID })
-	if d.IsRootDevice && root >= 0 {
-		want := "false: drive \"" + vm.Drives[root].DriveID + "\" is the root device already"
-		return &config.FieldError{Field: "drives/" + d.DriveID + "/is_root_device", Value: "true", Want: want}
-	}
 	i := slices.IndexFunc(vm.Drives, func(old config.Drive) bool { return old.DriveID == d.DriveID })
-	if i >= 0 && vm.Drives[i].IsRootDevice != d.IsRootDevice {
-		vm.Drives = slices.Delete(vm.Drives, i, i+1)
-		i = -1
-	}
-	switch {
-	case i >= 0:
+	if i >= 0 {
 		vm.Drives[i] = d
-	case d.IsRootDevice:
-		vm.Drives = slices.Insert(vm.Drives, 0, d)
-	default:
+	} else {
 		vm.Drives = append(vm.Drives, d)
 	}
-	return checkDrive(d.DriveID, d.PathOnHost, d.IsReadOnly)
+	return checkDrive(&d)
 }
 
 // setFilesystem replaces the filesystem of the same id, or adds it.

@@ -1,0 +1,15 @@
+package config
+
+// Exit statuses of a VMM process, part of its interface: by them whoever started it knows how the guest ended.
+const (
+	// StatusEnded: the guest reset the machine, or the host stopped it in order.
+	StatusEnded = 0
+	// StatusBadConfig: no guest ran, because of the arguments, the configuration or the host.
+	StatusBadConfig = 1
+	// StatusPoweredOff: the guest powered the machine off (ACPI S5).
+	StatusPoweredOff = 80
+	// StatusPanicked: the guest's kernel panicked.
+	StatusPanicked = 81
+	// StatusBroken: a triple fault, or KVM could not go on.
+	StatusBroken = 82
+)
