@@ -85,7 +85,7 @@ func fakeVMM() {
 		case "/actions":
 			switch fake {
 			case "panic":
-				time.AfterFunc(50*time.Millisecond, func() { os.Exit(vmmPanicked) })
+				time.AfterFunc(50*time.Millisecond, func() { os.Exit(config.StatusPanicked) })
 			case "silent":
 			default:
 				go fakeGuest(fake)
@@ -358,7 +358,7 @@ func (a *fakeAgent) Shutdown(context.Context, *agentpb.ShutdownRequest) (*agentp
 			time.Sleep(2*agent.StopTimeout + agent.SyncTimeout)
 			_ = os.WriteFile("resized", []byte("in order"), 0o600)
 		}
-		os.Exit(vmmPoweredOff)
+		os.Exit(config.StatusPoweredOff)
 	}()
 	return &agentpb.ShutdownResponse{}, nil
 }

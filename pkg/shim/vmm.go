@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
 // Names of a VM's sockets in the bundle. They are relative to it, as fc-vmm's working directory, because a Unix socket's
@@ -93,15 +95,6 @@ func (p *vmmProcess) kill() error {
 	}
 }
 
-// fc-vmm's exit statuses, part of its interface.
-const (
-	vmmRebooted   = 0
-	vmmBadConfig  = 1
-	vmmPoweredOff = 80
-	vmmPanicked   = 81
-	vmmBroken     = 82
-)
-
 // exitReason puts an exit into words; last is what fc-vmm said last, which explains an end of its own accord.
 func exitReason(state *os.ProcessState, err error, last string) error {
 	if state == nil {
@@ -112,15 +105,15 @@ func exitReason(state *os.ProcessState, err error, last string) error {
 	}
 	what := fmt.Sprintf("fc-vmm ended with status %d", state.ExitCode())
 	switch state.ExitCode() {
-	case vmmRebooted:
+	case config.StatusEnded:
 		return errors.New("the guest has ended (reset)")
-	case vmmPoweredOff:
+	case config.StatusPoweredOff:
 		return errors.New("the guest has ended (power off)")
-	case vmmPanicked:
+	case config.StatusPanicked:
 		return errors.New("the guest's kernel has panicked")
-	case vmmBroken:
+	case config.StatusBroken:
 		what = "the VM has broken down (triple fault or an error of KVM)"
-	case vmmBadConfig:
+	case config.StatusBadConfig:
 		what = "fc-vmm refused its configuration"
 	}
 	if last != "" {

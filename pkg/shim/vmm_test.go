@@ -2,11 +2,14 @@ package shim
 
 import (
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm"
 )
 
 // A process that SIGKILL does not end, for it is stuck in the kernel, must not hold the shim for ever.
@@ -26,4 +29,21 @@ func TestKillIsBounded(t *testing.T) {
 			t.Errorf("kill of what has ended: %v", err)
 		}
 	})
+}
+
+// What the VMM's library gives as a status is what the shim puts into words.
+func TestExitStatuses(t *testing.T) {
+	for reason, want := range map[vmm.Reason]string{
+		vmm.Stopped:    "the guest has ended (reset)",
+		vmm.Rebooted:   "the guest has ended (reset)",
+		vmm.PoweredOff: "the guest has ended (power off)",
+		vmm.Panicked:   "the guest's kernel has panicked",
+		vmm.Fault:      "the VM has broken down (triple fault or an error of KVM): last words",
+	} {
+		cmd := exec.Command("sh", "-c", "exit "+strconv.Itoa(reason.Status()))
+		err := cmd.Run()
+		if got := exitReason(cmd.ProcessState, err, "last words"); got.Error() != want {
+			t.Errorf("%v: %q, want %q", reason, got, want)
+		}
+	}
 }
