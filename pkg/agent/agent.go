@@ -5,6 +5,11 @@
 // eight-byte header (see StreamBroker). The messages are in agentpb.
 //
 // The guest is hostile: this package must never wait without a bound for what it sends, nor keep what nobody asked for.
+//
+// Within a guest, containers are not to reach each other's streams, but any process that may make an AF_VSOCK socket can dial
+// StreamPort. So ids are random: a stream goes to whoever knows its id, which only the agent was told. What such a process can
+// do is to hold MaxUnnamed connections open, again and again, without a word, so that the agent's own are refused: that is a
+// denial of service to the containers of its own VM, and to nobody else, and a seccomp profile that denies AF_VSOCK ends it.
 package agent
 
 import "time"

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -30,7 +32,6 @@ type StreamBroker struct {
 	mu       sync.Mutex
 	expected map[uint64]*Expected
 	naming   map[net.Conn]struct{}
-	last     uint64
 	closed   bool
 }
 
@@ -92,18 +93,29 @@ func (b *StreamBroker) deliver(conn net.Conn) {
 	e.conn <- conn // has room for one, and an Expected leaves the map with its first connection
 }
 
-// Expect opens the door to one more stream, and chooses its id: no id of a broker is ever used twice. Call it before the
-// request that carries the id to the agent.
+// Expect opens the door to one more stream, and chooses its id, which nobody can guess. Call it before the request that
+// carries the id to the agent.
 func (b *StreamBroker) Expect() (*Expected, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
 		return nil, ErrBrokerClosed
 	}
-	b.last++
-	e := &Expected{id: b.last, b: b, conn: make(chan net.Conn, 1), gone: make(chan struct{})}
+	e := &Expected{id: b.newID(), b: b, conn: make(chan net.Conn, 1), gone: make(chan struct{})}
 	b.expected[e.id] = e
 	return e, nil
+}
+
+// newID chooses an id that is not 0 and not in use. A chance of one in 2^64 that it was in use before does not matter.
+func (b *StreamBroker) newID() uint64 {
+	for {
+		var raw [HeaderLen]byte
+		rand.Read(raw[:]) // never fails, says crypto/rand
+		id := binary.BigEndian.Uint64(raw[:])
+		if id != 0 && b.expected[id] == nil {
+			return id
+		}
+	}
 }
 
 // Close ends Serve and every wait, and closes the connections that nobody has been given.

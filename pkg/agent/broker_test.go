@@ -3,8 +3,10 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
+	"math/bits"
 	"net"
 	"path/filepath"
 	"testing"
@@ -76,6 +78,28 @@ func TestBrokerDelivers(t *testing.T) {
 	}
 }
 
+func header(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
+
+// Ids say nothing of those before and after them: half of their bits differ, more or less.
+func TestBrokerIDsAreRandom(t *testing.T) {
+	b, _ := newBroker(t)
+	const n = 1000
+	var last uint64
+	differ, seen := 0, map[uint64]bool{}
+	for range n {
+		e, err := b.Expect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		differ += bits.OnesCount64(e.ID() ^ last)
+		last = e.ID()
+		seen[last] = true
+	}
+	if average := float64(differ) / n; average < 30 || average > 34 || len(seen) != n || seen[0] {
+		t.Errorf("%d ids of %d are different, from one to the next %.1f bits of 64", len(seen), n, average)
+	}
+}
+
 func TestBrokerRefuses(t *testing.T) {
 	b, dial := newBroker(t)
 	e, _ := b.Expect()
@@ -88,10 +112,10 @@ func TestBrokerRefuses(t *testing.T) {
 	cancelled, _ := b.Expect()
 	cancelled.Cancel()
 	for name, header := range map[string][]byte{
-		"unknown id":   {0, 0, 0, 0, 0, 0, 9, 9},
+		"unknown id":   header(e.ID() + 1),
 		"id zero":      {0, 0, 0, 0, 0, 0, 0, 0},
-		"id twice":     {0, 0, 0, 0, 0, 0, 0, byte(taken.ID())},
-		"cancelled id": {0, 0, 0, 0, 0, 0, 0, byte(cancelled.ID())},
+		"id twice":     header(taken.ID()),
+		"cancelled id": header(cancelled.ID()),
 		"half an id":   {0, 0, 0},
 		"nothing":      {},
 	} {
