@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,4 +184,62 @@ func TestStartFails(t *testing.T) {
 	if ws, out := p.end(t); ws.ExitStatus() != 80 {
 		t.Errorf("ended with %v:\n%s", ws, out)
 	}
+}
+
+// A signal that comes in the middle of a start leaves nothing of the machine behind either.
+func TestStopDuringStart(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	dir := t.TempDir()
+	initrd, vsock := filepath.Join(dir, "initrd"), filepath.Join(dir, "v.sock")
+	if err := os.WriteFile(initrd, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(initrd, 256<<20); err != nil { // takes long to load, and no room here
+		t.Fatal(err)
+	}
+	boot := config.VM{
+		Machine:    config.Machine{VCPUCount: 1, MemSizeMiB: 512},
+		BootSource: &config.BootSource{KernelImagePath: kernel(t, "", spin...), InitrdPath: initrd},
+		Vsock:      &config.Vsock{GuestCID: 3, UDSPath: vsock},
+	}
+	stop := func(t *testing.T, p *process) {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			if _, err := os.Lstat(vsock); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("no vsock device after 10 s")
+			}
+		}
+		p.Process.Signal(syscall.SIGTERM)
+		if ws, out := p.end(t); !ws.Exited() || ws.ExitStatus() != 0 || !strings.Contains(out, "told to stop") {
+			t.Errorf("ended with %v:\n%s", ws, out)
+		}
+		if _, err := os.Lstat(vsock); err == nil {
+			t.Error("the vsock device's socket was left behind")
+			os.Remove(vsock)
+		}
+	}
+	t.Run("over the API", func(t *testing.T) {
+		sock := filepath.Join(dir, "fc.sock")
+		p := start(t, nil, "--api-sock", sock)
+		c := answers(t, sock)
+		ctx := context.Background()
+		if err := errors.Join(c.PutMachineConfig(ctx, boot.Machine), c.PutBootSource(ctx, *boot.BootSource), c.PutVsock(ctx, *boot.Vsock)); err != nil {
+			t.Fatal(err)
+		}
+		go c.Start(ctx)
+		stop(t, p)
+	})
+	t.Run("from a file", func(t *testing.T) {
+		file := filepath.Join(dir, "vm.json")
+		text, err := json.Marshal(boot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		stop(t, start(t, nil, "--no-api", "--config-file", file))
+	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -163,6 +164,53 @@ func TestServesUntilTold(t *testing.T) {
 			}
 			if text, err := os.ReadFile(logPath); err != nil || !strings.Contains(string(text), "without kernel") {
 				t.Errorf("log: %q, %v", text, err)
+			}
+		})
+	}
+}
+
+// Clients wait while the configuration file is applied: none can change the machine, or start it, before.
+func TestFileComesFirst(t *testing.T) {
+	for _, c := range []struct {
+		name, text string // "" sends a signal instead
+		status     int
+	}{
+		{"bad file", "{}", 1},
+		{"signal", "", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			sock, file := filepath.Join(dir, "fc.sock"), filepath.Join(dir, "vm.json")
+			if err := syscall.Mkfifo(file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p := start(t, nil, "--api-sock", sock, "--config-file", file)
+			var conn net.Conn
+			var err error
+			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+				if conn, err = net.Dial("unix", sock); err == nil {
+					break
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
+			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("an answer before the file was there: %d bytes, %v", n, err)
+			}
+			if c.text == "" {
+				p.Process.Signal(syscall.SIGTERM)
+			} else if err := os.WriteFile(file, []byte(c.text), 0); err != nil {
+				t.Fatal(err)
+			}
+			if ws, out := p.end(t); ws.ExitStatus() != c.status {
+				t.Errorf("ended with %v, want %d:\n%s", ws, c.status, out)
+			}
+			if _, err := os.Lstat(sock); err == nil {
+				t.Error("the socket was left behind")
 			}
 		})
 	}

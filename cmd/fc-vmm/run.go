@@ -81,13 +81,11 @@ func serve(s *settings, stdout, stderr io.Writer) (int, error) {
 		booted <- m
 		return m, nil
 	}})
-	failed := make(chan error, 1)
+	var l net.Listener
 	if !s.noAPI {
-		l, err := listenAPI(s)
-		if err != nil {
+		if l, err = listenAPI(s); err != nil {
 			return 0, err
 		}
-		go func() { failed <- server.Serve(l) }()
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 			defer cancel()
@@ -95,20 +93,65 @@ func serve(s *settings, stdout, stderr io.Writer) (int, error) {
 			l.Close() // which Serve may not have come to
 		}()
 	}
-	if s.configFile != "" {
-		if err := bootFile(server, s.configFile); err != nil {
-			return 0, err
+	failed := make(chan error, 1)
+	go func() {
+		// First the file: no client's request comes before it.
+		if s.configFile != "" {
+			if err := bootFile(server, s.configFile); err != nil {
+				failed <- err
+				return
+			}
 		}
-	}
+		if l != nil {
+			failed <- server.Serve(l)
+		}
+	}()
 
 	select {
 	case sig := <-signals:
 		log.L.WithField("signal", sig).Info("told to stop before the microVM was started")
-		return statusStopped, nil
-	case err := <-failed:
-		return 0, err
+		err = nil
+	case err = <-failed:
 	case m := <-booted:
 		return follow(m, signals, failed), nil
+	}
+	// A start may be under way. What it has made on the host goes with its machine only.
+	m, waitErr := lastMachine(server, booted, signals)
+	switch {
+	case waitErr != nil:
+		log.L.WithError(waitErr).Error("not waiting for the microVM's start")
+		return statusBroken, nil
+	case m == nil:
+		return statusStopped, err
+	}
+	status := stop(m, signals)
+	if err != nil {
+		log.L.WithError(err).Error("the API has failed")
+		status = statusBroken
+	}
+	return status, nil
+}
+
+// lastMachine has the server start nothing more, and gives the machine that a start under way has led to, or nil. It waits for
+// that in bounded time; a signal ends the wait.
+func lastMachine(server *api.Server, booted <-chan *vmm.Machine, signals <-chan os.Signal) (*vmm.Machine, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	retired := make(chan error, 1)
+	go func() { retired <- server.Retire(ctx) }()
+	select {
+	case err := <-retired:
+		if err != nil {
+			return nil, err
+		}
+	case <-signals:
+		return nil, errors.New("told to stop again")
+	}
+	select {
+	case m := <-booted:
+		return m, nil
+	default:
+		return nil, nil
 	}
 }
 
