@@ -120,10 +120,11 @@ func (s *Service) Kill(_ context.Context, r *agentpb.KillRequest) (*agentpb.Kill
 	if r.Signal == 0 || r.Signal > maxSignal {
 		return nil, fmt.Errorf("signal %d is not in 1-%d: %w", r.Signal, maxSignal, errdefs.ErrInvalidArgument)
 	}
-	if r.All && r.ExecId == "" {
-		return &agentpb.KillResponse{}, p.container.signalAll(unix.Signal(r.Signal))
+	sig := unix.Signal(r.Signal)
+	if p.execID == "" && (r.All || sig == unix.SIGKILL && !p.hasEnded()) { // init's death is that of all
+		return &agentpb.KillResponse{}, p.container.signalAll(sig)
 	}
-	return &agentpb.KillResponse{}, p.signal(unix.Signal(r.Signal))
+	return &agentpb.KillResponse{}, p.signal(sig)
 }
 
 // Delete implements agentpb.AgentService.

@@ -119,8 +119,8 @@ func (c *container) signalAll(sig unix.Signal) error {
 	if len(pids) == 0 {
 		return errEnded
 	}
-	if sig == unix.SIGKILL { // at once, so that none forks its way out
-		return os.WriteFile(filepath.Join(c.cgroup, "cgroup.kill"), []byte("1"), 0)
+	if sig == unix.SIGKILL {
+		return c.killAll()
 	}
 	for _, pid := range pids {
 		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -128,6 +128,11 @@ func (c *container) signalAll(sig unix.Signal) error {
 		}
 	}
 	return nil
+}
+
+// killAll kills every process of the container at once, so that none forks its way out.
+func (c *container) killAll() error {
+	return os.WriteFile(filepath.Join(c.cgroup, "cgroup.kill"), []byte("1"), 0)
 }
 
 // status is libcontainer's view of the container.

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
@@ -94,6 +95,13 @@ func (p *process) watch(exit <-chan reaper.Exit) {
 	p.mu.Lock()
 	p.gone = true
 	p.mu.Unlock()
+	if p.execID == "" {
+		// A container ends with its init. The kernel sees to that in a PID namespace of its own; without one, what is left
+		// would run on, and hold init's output open.
+		if err := p.container.killAll(); err != nil && !errors.Is(err, os.ErrNotExist) {
+			log.L.WithError(err).WithField("container", p.container.id).Error("cannot kill what init has left")
+		}
+	}
 	p.io.Drain()
 	p.oomKilled = cgroup.OOMKills(p.container.cgroup) > 0
 	close(p.ended)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fcshim/containerd-shim-fc-v2/guest/stdio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 )
 
@@ -294,6 +296,39 @@ func TestOOM(t *testing.T) {
 	}
 	if err := c.delete(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSharedPIDNamespace: without a PID namespace of its own a container ends with its init all the same, and at once.
+func TestSharedPIDNamespace(t *testing.T) {
+	g := machine(t)
+	for name, end := range map[string]func(p *remote){
+		"exit": func(p *remote) { io.WriteString(p.stdin, "\n") },
+		"kill": func(p *remote) {
+			if err := p.kill(unix.SIGKILL, false); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		spec := g.spec("sh", "-c", "sleep 1000 & echo ready; read x; exit 137") // the child holds the output
+		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.PIDNamespace })
+		p := g.create(name, spec)
+		p.start()
+		if _, err := io.ReadFull(p.stdout, make([]byte, len("ready\n"))); err != nil {
+			t.Fatal(err)
+		}
+		e := p.execIn("e", &specs.Process{Args: []string{"sleep", "1000"}, Cwd: "/", Env: []string{"PATH=/bin"}})
+		e.start()
+		begun := time.Now()
+		end(p)
+		p.finish(137)
+		e.finish(137)
+		if took := time.Since(begun); took > stdio.Grace*3/4 {
+			t.Errorf("%s: it took %v", name, took)
+		}
+		if err := p.delete(); err != nil {
+			t.Errorf("%s: delete: %v", name, err)
+		}
 	}
 }
 
