@@ -171,6 +171,7 @@ func TestVMM(t *testing.T) {
 		{"our kernel, panic", tools.ours, "panic", 81},
 		{"Debian's kernel, power off", tools.debian, "poweroff", 80},
 		{"Debian's kernel, reboot", tools.debian, "reboot", 0},
+		{"Debian's kernel, panic before pvpanic is loaded", tools.debian, "panic", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if _, err := os.Stat(tt.kernel); err != nil {

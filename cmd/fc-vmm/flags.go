@@ -40,7 +40,9 @@ Exit status:
    0  the guest rebooted, or fc-vmm was told to stop (SIGTERM, SIGINT)
    1  arguments, configuration, socket or host were at fault: no guest ran
   80  the guest powered off
-  81  the guest's kernel panicked
+  81  the guest's kernel panicked, and its pvpanic driver was there to tell;
+      before that, or where the driver is a module not loaded (Debian's kernels),
+      a panic is a reboot (0) with panic=1 in boot_args, else a hang
   82  triple fault, error of KVM, or a stop that did not end in time
 `
 

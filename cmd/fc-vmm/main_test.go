@@ -99,6 +99,7 @@ func TestEndsAtOnce(t *testing.T) {
 	}{
 		{[]string{"--help"}, 0, "--parent-fd N"},
 		{[]string{"-h"}, 0, "Exit status:"},
+		{[]string{"--help"}, 0, "a panic is a reboot (0)"},
 		{[]string{"--version"}, 0, "fc-vmm "},
 		{[]string{"--nope"}, 1, "flag provided but not defined: -nope (--help lists the options)"},
 		{[]string{"run"}, 1, `argument "run" is not expected`},

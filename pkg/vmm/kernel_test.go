@@ -183,3 +183,30 @@ func TestDebianKernel(t *testing.T) {
 		t.Error("the console's output is not what the guest wrote")
 	}
 }
+
+// The ends of a stock kernel: it finds ACPI's S5, and its pvpanic driver is a module that nobody loads here, so that a panic
+// is what panic=1 makes of it, as the package's comment says.
+func TestDebianKernelEnds(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	kernel := vmmtest.DebianKernel(t)
+	for _, c := range []struct {
+		name, end string
+		want      Reason
+	}{
+		{"power off", "poweroff -f", PoweredOff},
+		{"panic", "echo c >/proc/sysrq-trigger", Rebooted},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m, out := startKernel(t, config.VM{
+				Machine:    config.Machine{VCPUCount: 1, MemSizeMiB: 256},
+				BootSource: bootSource(kernel, vmmtest.Busybox(t, "echo the script runs >/dev/console; sleep 0.2\n"+c.end)),
+			})
+			if e := waitKernel(t, m); e.Reason != c.want || e.Err != nil {
+				t.Errorf("ended with %v, %v; want %v", e.Reason, e.Err, c.want)
+			}
+			if !strings.Contains(out.String(), "the script runs") {
+				t.Error("the guest did not get to its script")
+			}
+		})
+	}
+}

@@ -1,8 +1,13 @@
 // Package vmm is the machine: it builds a microVM from a config.VM, runs it, pauses it, and takes it apart again.
 //
-// The devices are an explicit list (devices.go), the bus an explicit table (bus_amd64.go); there is no registry and no
-// global state, so one process can hold several machines. What the guest does must never panic, block a caller without a
-// bound, or leave anything behind: a Machine that has ended holds no thread, no file and no memory.
+// The devices are an explicit list (devices.go), the bus an explicit table (bus_amd64.go); there is no registry, and the
+// only thing that machines of a process share is the log: a Machine logs through New's context, devices that have none
+// through log.L. What the guest does must never panic, block a caller without a bound, or leave anything behind: a Machine
+// that has ended holds no thread, no file and no memory.
+//
+// How a guest has ended is known by what it does to the machine, so a panic is only told from a reboot by a kernel whose
+// pvpanic driver runs. Earlier in its boot, or where the driver is a module that is not loaded (as in Debian's kernels), a
+// kernel that panics reboots, with panic=1 on its command line, or hangs.
 package vmm
 
 import (
@@ -36,7 +41,7 @@ const (
 	Rebooted
 	// PoweredOff: the guest entered ACPI's S5.
 	PoweredOff
-	// Panicked: the guest's kernel said so (pvpanic).
+	// Panicked: the guest's kernel said so (pvpanic). One without that driver does not say so: see the package's comment.
 	Panicked
 	// Fault: a triple fault, or KVM could not go on.
 	Fault
