@@ -21,6 +21,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/legacy"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 )
 
 // Machine is a microVM. Its methods may be called from any goroutine.
@@ -203,6 +204,9 @@ func (m *Machine) release(stopped bool) error {
 	var errs []error
 	for _, d := range slices.Backward(m.devices) {
 		errs = append(errs, d.Close())
+	}
+	if errors.Is(errors.Join(errs...), virtio.ErrBusy) {
+		m.mem = nil // the host's kernel may still write to guest RAM: better lost than reused under its hands
 	}
 	if m.console != nil {
 		errs = append(errs, m.console.Close(consoleTimeout))

@@ -9,10 +9,8 @@ import (
 
 // Device types (virtio 1.2 §5).
 const (
-	TypeNet     = 1
 	TypeBlock   = 2
 	TypeEntropy = 4
-	TypeBalloon = 5
 	TypeVsock   = 19
 	TypeFS      = 26
 )
@@ -40,9 +38,10 @@ type Device interface {
 	// Reset. On an error the transport sets DEVICE_NEEDS_RESET.
 	Activate(a Activation) error
 	// Reset stops the device, waits until none of its goroutines touches guest memory, and forgets the driver's state.
-	// It must be quick: in-flight requests end or are abandoned without being completed. Reset of an inactive device
-	// does nothing.
-	Reset()
+	// It must be quick: in-flight requests end or are abandoned without being completed. It waits for what the host
+	// holds up for at most ResetTimeout; then its error wraps ErrBusy, guest memory must stay mapped, and until the last
+	// request has ended Activate refuses, and Reset returns that error at once. Reset of an inactive device does nothing.
+	Reset() error
 }
 
 // Activation is what a device gets when its driver is ready.
@@ -63,4 +62,7 @@ type Interrupt interface {
 	Queue()
 	// Config says that the configuration space changed.
 	Config()
+	// Broken says why the device has stopped to serve a queue: the driver broke it. It is logged once a device, as a guest
+	// could do that again and again.
+	Broken(err error)
 }

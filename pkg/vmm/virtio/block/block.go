@@ -4,15 +4,12 @@
 package block
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
@@ -44,8 +41,7 @@ type Device struct {
 	sectors   uint64
 	config    [16]byte
 
-	q    *queue.Queue
-	done sync.WaitGroup
+	worker virtio.Worker
 }
 
 // New opens the drive that cfg describes. A size that is no multiple of SectorSize is rounded down.
@@ -137,55 +133,17 @@ func (d *Device) WriteConfig(uint64, []byte) {}
 // Activate serves the queue from one goroutine.
 func (d *Device) Activate(a virtio.Activation) error {
 	q := a.Queues[0]
-	if q == nil {
-		return errors.New("block device without a queue")
-	}
-	d.q = q
 	s := &server{Device: d, writeThrough: d.writeback && a.Features&featureFlush == 0}
-	d.done.Go(func() {
-		if err := s.serve(q, a.Interrupt); !errors.Is(err, queue.ErrStopped) {
-			log.G(context.Background()).WithField("drive", d.id).WithError(err).Warn("block device stops serving its queue")
-		}
-	})
-	return nil
+	return d.worker.Start("drive "+d.id, q, a.Interrupt, func(c *queue.Chain) (uint32, error) { return s.handle(c, q) })
 }
 
 // Reset waits for the request in work, at most one chunk of maxChunk bytes.
-func (d *Device) Reset() {
-	if d.q != nil {
-		d.q.Stop()
-		d.done.Wait()
-		d.q = nil
-	}
-}
+func (d *Device) Reset() error { return d.worker.Stop() }
 
-// Close closes the drive; the device must have been reset.
-func (d *Device) Close() error { return d.file.Close() }
-
-func (s *server) serve(q *queue.Queue, irq virtio.Interrupt) error {
-	var c queue.Chain
-	for {
-		if err := q.Wait(); err != nil {
-			return err
-		}
-		for {
-			ok, err := q.Pop(&c)
-			if err != nil {
-				return err
-			}
-			if !ok {
-				break
-			}
-			written, err := s.handle(&c, q)
-			if err != nil {
-				return err
-			}
-			if err := q.Push(c.Head, written); err != nil {
-				return err
-			}
-			if q.NeedsInterrupt() {
-				irq.Queue()
-			}
-		}
+// Close closes the drive; the device must have been reset. A drive that is still in use stays open.
+func (d *Device) Close() error {
+	if err := d.worker.Stop(); err != nil {
+		return err
 	}
+	return d.file.Close()
 }

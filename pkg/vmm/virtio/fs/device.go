@@ -22,7 +22,7 @@ const (
 	// for some of them at once.
 	requestSize = 1024
 
-	// maxWorkers bounds the requests in service.
+	// maxWorkers bounds the requests in service, those included that a reset has abandoned and the host holds up.
 	maxWorkers = 64
 
 	tagLen    = 36
@@ -35,6 +35,9 @@ type Device struct {
 	space   [configLen]byte
 	srv     *passthrough.Server
 	session *session
+	ending  virtio.Ending
+	// Taken by each request in service.
+	hiprioSlots, requestSlots chan struct{}
 }
 
 var _ virtio.Device = (*Device)(nil)
@@ -48,15 +51,17 @@ func New(cfg config.Filesystem) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("filesystems/%s/path_on_host: %w", cfg.FSID, err)
 	}
-	d := &Device{tag: cfg.Tag, srv: srv}
+	d := &Device{tag: cfg.Tag, srv: srv, hiprioSlots: make(chan struct{}, 1), requestSlots: make(chan struct{}, maxWorkers)}
 	copy(d.space[:tagLen], cfg.Tag)
 	binary.LittleEndian.PutUint32(d.space[tagLen:], 1) // num_request_queues
 	return d, nil
 }
 
-// Close resets the device and lets the folder go.
+// Close resets the device and lets the folder go, unless it is still in use.
 func (d *Device) Close() error {
-	d.Reset()
+	if err := d.Reset(); err != nil {
+		return err
+	}
 	return d.srv.Close()
 }
 
@@ -85,21 +90,28 @@ func (d *Device) Activate(a virtio.Activation) error {
 	if len(a.Queues) <= requestQueue || a.Queues[requestQueue] == nil {
 		return fmt.Errorf("virtio-fs %q: driver left the request queue disabled", d.tag)
 	}
+	if err := d.ending.Err(); err != nil {
+		return fmt.Errorf("virtio-fs %q: %w", d.tag, err)
+	}
 	d.session = newSession(d.tag, d.srv, a.Interrupt)
-	d.session.start(a.Queues[requestQueue], maxWorkers)
+	d.session.start(a.Queues[requestQueue], d.requestSlots)
 	if q := a.Queues[hiprioQueue]; q != nil {
-		d.session.start(q, 1)
+		d.session.start(q, d.hiprioSlots)
 	}
 	return nil
 }
 
 // Reset abandons what is in service and forgets all that the guest knew. It waits for reads and writes of file data that
-// are under way, up to resetTimeout; what else runs ends on its own and touches nothing of the guest's any more.
-func (d *Device) Reset() {
-	if d.session == nil {
-		return
+// are under way, and for the guest's files to be closed; what else runs ends on its own and touches nothing of the guest's
+// any more.
+func (d *Device) Reset() error {
+	s := d.session
+	if s == nil {
+		return d.ending.Err()
 	}
-	d.session.stop()
 	d.session = nil
-	d.srv.Forget()
+	return d.ending.Await(func() {
+		s.stop()
+		d.srv.Forget()
+	})
 }

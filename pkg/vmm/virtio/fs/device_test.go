@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -399,4 +401,90 @@ func TestBlocked(t *testing.T) {
 	if !bytes.Equal(before, v.Mem.Regions()[0].Mem) {
 		t.Error("the abandoned request was answered")
 	}
+}
+
+// TestAbandoned has the host hold up more and more requests of a driver that resets its device again and again: neither
+// threads nor files may grow without a bound.
+func TestAbandoned(t *testing.T) {
+	const workers = 64
+	root := t.TempDir()
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprint(i))
+		if err := os.WriteFile(filepath.Join(root, names[i]), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leased, err := os.Open(filepath.Join(root, names[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leased.Close()
+	if _, err := unix.FcntlInt(leased.Fd(), unix.F_SETLEASE, unix.F_RDLCK); err != nil {
+		t.Skipf("no leases here: %v", err)
+	}
+	defer unix.FcntlInt(leased.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+	d := newDevice(t, root, false)
+	v := start(t, d)
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	hang := func() {
+		v.unique++
+		ring := v.Rings[1]
+		in := v.Arena.Alloc(4096)
+		v.in = in
+		if _, ok := ring.Add(v.put(opOpen, 2, fuse.OpenIn{Flags: unix.O_WRONLY}, nil), v.room(16)); !ok {
+			t.Fatal("no room in the ring")
+		}
+		ring.Kick()
+	}
+	const each = 10
+	for round := range workers/each + 1 {
+		for _, name := range names {
+			if st, _ := v.call(opLookup, 1, nil, append([]byte(name), 0), 4096); st != 0 {
+				t.Fatalf("round %d: LOOKUP: %v", round, st)
+			}
+		}
+		for range each {
+			hang()
+		}
+		for begin := time.Now(); d.InService() < min(each*(round+1), workers); time.Sleep(time.Millisecond) {
+			if time.Since(begin) > vt.Timeout {
+				t.Fatalf("round %d: %d requests in service", round, d.InService())
+			}
+		}
+		if err := d.Reset(); err != nil {
+			t.Fatal(err)
+		}
+		v.Activate(0)
+		v.in, v.out = v.Arena.Alloc(4096), v.Arena.Alloc(8192)
+		if round < workers/each {
+			v.reset()
+		}
+	}
+	// All slots are taken: the driver that did it waits now.
+	v.Rings[1].Add(v.put(opInit, 0, fuse.InitIn{Major: 7, Minor: 38}, nil), v.room(4096))
+	v.Rings[1].Kick()
+	time.Sleep(50 * time.Millisecond)
+	if _, _, ok := v.Rings[1].Used(); ok {
+		t.Errorf("more than %d requests in service", workers)
+	}
+	if n := runtime.NumGoroutine() - goroutines; n > workers+10 {
+		t.Errorf("%d goroutines more than at the start", n)
+	}
+	if n := openFiles(t) - files; n > 2*workers {
+		t.Errorf("%d files more than at the start", n)
+	}
+	if _, err := unix.FcntlInt(leased.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
+		t.Fatal(err)
+	}
+	v.WaitUsed(v.Rings[1])
+}
+
+func openFiles(tb testing.TB) int {
+	tb.Helper()
+	e, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return len(e)
 }

@@ -2,19 +2,14 @@ package fs
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/containerd/log"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs/passthrough"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
-
-// resetTimeout bounds how long a reset waits for file data on its way, which a host file system that hangs can hold up.
-const resetTimeout = 10 * time.Second
 
 // session is the device between an Activate and the next Reset.
 type session struct {
@@ -27,11 +22,12 @@ type session struct {
 	gate sync.RWMutex
 	over bool
 
+	quit  chan struct{}
 	lanes []*lane
 }
 
 func newSession(tag string, srv *passthrough.Server, irq virtio.Interrupt) *session {
-	return &session{tag: tag, srv: srv, irq: irq}
+	return &session{tag: tag, srv: srv, irq: irq, quit: make(chan struct{})}
 }
 
 // enter asks for guest memory; on true, leave it soon.
@@ -46,42 +42,32 @@ func (s *session) enter() bool {
 
 func (s *session) leave() { s.gate.RUnlock() }
 
-// start serves a queue with up to workers goroutines, the first of them at once.
-func (s *session) start(q *queue.Queue, workers int) {
-	l := &lane{s: s, q: q, max: workers, n: 1}
+// start serves a queue with as many goroutines as there are slots, the first of them at once.
+func (s *session) start(q *queue.Queue, slots chan struct{}) {
+	l := &lane{s: s, q: q, slots: slots, n: 1}
 	s.lanes = append(s.lanes, l)
 	go l.work()
 }
 
-// stop ends the session: it returns when no goroutine touches guest memory, or logs after resetTimeout that one still does.
+// stop ends the session: it returns when no goroutine touches guest memory.
 func (s *session) stop() {
+	close(s.quit)
 	for _, l := range s.lanes {
 		l.q.Stop()
 		l.settle()
 	}
-	done := make(chan struct{})
-	go func() {
-		s.gate.Lock()
-		s.over = true
-		s.gate.Unlock()
-		close(done)
-	}()
-	timer := time.NewTimer(resetTimeout)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-		log.L.WithFields(log.Fields{"tag": s.tag, "timeout": resetTimeout}).
-			Error("virtio-fs: reset goes on although the host's file system has not finished a read or write of guest memory")
-	}
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	s.over = true
 }
 
 // lane is a queue and its workers. They take turns to lead: the leader waits for a request, gives the lead away and
 // serves it, so that no request waits for another and none is handed over.
 type lane struct {
-	s   *session
-	q   *queue.Queue
-	max int
+	s *session
+	q *queue.Queue
+	// slots are the device's: what hangs in the host since before a reset counts too.
+	slots chan struct{}
 
 	lead sync.Mutex   // the queue's available side
 	n    int          // workers; guarded by lead
@@ -111,15 +97,15 @@ func (l *lane) take(c *queue.Chain) bool {
 			err = l.q.Wait()
 		}
 		if err != nil {
-			if errors.Is(err, queue.ErrBroken) {
-				l.broken(err)
+			if !errors.Is(err, queue.ErrStopped) {
+				l.s.irq.Broken(fmt.Errorf("filesystem %s: %w", l.s.tag, err))
 			}
 			return false
 		}
 		if !ok {
 			continue
 		}
-		if l.idle.Add(-1) == 0 && l.n < l.max {
+		if l.idle.Add(-1) == 0 && l.n < cap(l.slots) {
 			l.n++
 			go l.work()
 		}
@@ -134,17 +120,15 @@ func (l *lane) settle() {
 	defer l.lead.Unlock()
 }
 
-// broken logs once that a queue is not served any more.
-func (l *lane) broken(err error) {
-	if l.max > 0 {
-		l.max = 0
-		log.L.WithError(err).WithField("tag", l.s.tag).Warn("virtio-fs: queue given up")
-	}
-}
-
 // serve answers one request. Only reads and writes of files run with guest memory in their hands.
 func (l *lane) serve(c *queue.Chain, r *passthrough.Request) {
 	s := l.s
+	select {
+	case l.slots <- struct{}{}:
+	case <-s.quit:
+		return
+	}
+	defer func() { <-l.slots }()
 	if !s.enter() {
 		return
 	}

@@ -42,6 +42,7 @@ type Transport struct {
 	// What devices change from their goroutines.
 	interrupts atomic.Uint32
 	generation atomic.Uint32
+	broken     sync.Once
 
 	mu               sync.Mutex
 	status           uint32
@@ -228,7 +229,9 @@ func setHigh(p *uint64, v uint32) { *p = *p&0xffffffff | uint64(v)<<32 }
 // reset, nor skip the feature negotiation.
 func (t *Transport) setStatus(v uint32) {
 	if v == 0 {
-		t.reset()
+		if err := t.reset(); err != nil {
+			t.warn("virtio device not reset in time", err)
+		}
 		return
 	}
 	added := v & statusFromDriver &^ t.status
@@ -243,7 +246,7 @@ func (t *Transport) setStatus(v uint32) {
 		return
 	}
 	if err := t.activate(); err != nil {
-		t.warn(err)
+		t.warn("virtio device not activated", err)
 		t.status |= statusNeedsReset
 		t.interruptHandler.Config()
 	}
@@ -280,21 +283,22 @@ func (t *Transport) activate() error {
 	return t.dev.Activate(a)
 }
 
-// Reset does what the driver's writing zero to the status register does.
-func (t *Transport) Reset() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.reset()
-}
-
-func (t *Transport) reset() {
-	t.dev.Reset()
-	t.status, t.deviceSel, t.driverSel, t.queueSel, t.driverFeatures = 0, 0, 0, 0, 0
+// reset does what the driver's writing zero to the status register asks for. On an error the device is at work still, and the
+// driver does not read the zero that would be the end of the reset.
+func (t *Transport) reset() error {
+	err := t.dev.Reset()
+	t.status = 0
+	if err != nil {
+		t.status = statusNeedsReset
+	}
+	t.deviceSel, t.driverSel, t.queueSel, t.driverFeatures = 0, 0, 0, 0
 	clear(t.queues)
 	t.interrupts.Store(0)
+	return err
 }
 
-// Close resets the device and closes the eventfds. Registers may still be accessed; writes to them do nothing.
+// Close resets the device and closes the eventfds. Registers may still be accessed; writes to them do nothing. An error that
+// wraps virtio.ErrBusy says that guest memory must stay mapped.
 func (t *Transport) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -302,8 +306,7 @@ func (t *Transport) Close() error {
 		return nil
 	}
 	t.closed = true
-	t.reset()
-	var errs []error
+	errs := []error{t.reset()}
 	for _, f := range t.notify {
 		errs = append(errs, f.Close())
 	}
@@ -311,10 +314,10 @@ func (t *Transport) Close() error {
 }
 
 // warn logs once, as a guest could try again for ever.
-func (t *Transport) warn(err error) {
+func (t *Transport) warn(what string, err error) {
 	if !t.warned {
 		t.warned = true
-		log.G(context.Background()).WithField("type", t.dev.Type()).WithError(err).Warn("virtio device not activated")
+		log.G(context.Background()).WithField("type", t.dev.Type()).WithError(err).Warn(what)
 	}
 }
 
@@ -330,4 +333,11 @@ func (i interrupt) Config() {
 	i.t.generation.Add(1)
 	i.t.interrupts.Or(interruptConfig)
 	i.t.irq.Trigger()
+}
+
+func (i interrupt) Broken(err error) {
+	i.t.broken.Do(func() {
+		log.G(context.Background()).WithField("type", i.t.dev.Type()).WithError(err).
+			Warn("virtio device stops serving a queue; what its driver breaks from here on is not logged")
+	})
 }

@@ -1,12 +1,16 @@
 package mmio
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/containerd/log"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
@@ -16,6 +20,7 @@ import (
 // echo is a device with two queues: it gives each chain back as it is.
 type echo struct {
 	fail   error
+	busy   error
 	active virtio.Activation
 	conf   [8]byte
 	wg     sync.WaitGroup
@@ -66,7 +71,7 @@ func (d *echo) serve(q *queue.Queue) {
 		}
 	}
 }
-func (d *echo) Reset() {
+func (d *echo) Reset() error {
 	d.resets++
 	for _, q := range d.active.Queues {
 		if q != nil {
@@ -75,6 +80,7 @@ func (d *echo) Reset() {
 	}
 	d.wg.Wait()
 	d.active = virtio.Activation{}
+	return d.busy
 }
 
 type line struct {
@@ -240,7 +246,7 @@ func TestNegotiation(t *testing.T) {
 func TestLife(t *testing.T) {
 	dev := &echo{}
 	d := newDriver(t, dev)
-	for round := range 3 {
+	for range 3 {
 		d.negotiate(wanted)
 		r := vt.NewRing(d.mem, 4096, 16, true, d.NotifyFDs()[0])
 		d.setQueue(0, r.Cfg)
@@ -272,11 +278,7 @@ func TestLife(t *testing.T) {
 		<-d.irq.wake
 		d.want(regInterruptStatus, interruptConfig)
 		d.want(regConfigGeneration, generation+1)
-		if round == 1 {
-			d.Reset()
-		} else {
-			d.set(regStatus, 0)
-		}
+		d.set(regStatus, 0)
 		d.want(regStatus, 0)
 		d.want(regInterruptStatus, 0)
 		d.want(regQueueReady, 0)
@@ -316,6 +318,52 @@ func TestNeedsReset(t *testing.T) {
 			d.set(regStatus, 0)
 			d.want(regStatus, 0)
 		})
+	}
+}
+
+// A device whose requests the host holds up is not reset, and who closes it learns that guest memory must stay.
+func TestBusy(t *testing.T) {
+	dev := &echo{busy: virtio.ErrBusy}
+	tr, err := New(dev, vt.Memory(t, 1<<20), &line{wake: make(chan struct{}, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &driver{TB: t, Transport: tr}
+	d.negotiate(wanted)
+	d.set(regStatus, 0)
+	d.want(regStatus, statusNeedsReset)
+	dev.busy = nil
+	d.set(regStatus, 0)
+	d.want(regStatus, 0)
+	dev.busy = virtio.ErrBusy
+	if err := d.Close(); !errors.Is(err, virtio.ErrBusy) {
+		t.Fatalf("Close: %v", err)
+	}
+}
+
+// What a guest can do again and again is logged once.
+func TestLogOnce(t *testing.T) {
+	var out bytes.Buffer
+	old := log.L.Logger.Out
+	log.L.Logger.SetOutput(&out)
+	defer log.L.Logger.SetOutput(old)
+	dev := &echo{}
+	d := newDriver(t, dev)
+	r := vt.NewRing(d.mem, 4096, 16, true, d.NotifyFDs()[0])
+	for range 5 {
+		d.negotiate(wanted)
+		d.setQueue(0, r.Cfg)
+		d.set(regStatus, running)
+		dev.active.Interrupt.Broken(errors.New("descriptor 17 of 16"))
+		d.set(regStatus, 0)
+		dev.fail = errors.New("no")
+		d.negotiate(wanted)
+		d.set(regStatus, running)
+		d.set(regStatus, 0)
+		dev.fail = nil
+	}
+	if n := strings.Count(out.String(), "\n"); n != 2 || !strings.Contains(out.String(), "descriptor 17 of 16") {
+		t.Errorf("%d lines logged, want one of each kind:\n%s", n, out.String())
 	}
 }
 
@@ -374,7 +422,7 @@ func FuzzMMIO(f *testing.F) {
 					copy(m, script[4:8])
 				}
 			case 3:
-				d.Reset()
+				d.set(regStatus, 0)
 				if dev.active.Memory != nil || d.get(regStatus) != 0 {
 					t.Fatal("active after reset")
 				}

@@ -2,12 +2,8 @@
 package rng
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"sync"
 
-	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
@@ -23,8 +19,7 @@ const (
 
 // Device is an entropy device.
 type Device struct {
-	q    *queue.Queue
-	done sync.WaitGroup
+	worker virtio.Worker
 }
 
 // New makes the device.
@@ -47,55 +42,14 @@ func (*Device) WriteConfig(uint64, []byte) {}
 
 // Activate serves the queue from one goroutine.
 func (d *Device) Activate(a virtio.Activation) error {
-	q := a.Queues[0]
-	if q == nil {
-		return errors.New("entropy device without a queue")
-	}
-	d.q = q
-	d.done.Go(func() {
-		if err := serve(q, a.Interrupt); !errors.Is(err, queue.ErrStopped) {
-			log.G(context.Background()).WithError(err).Warn("entropy device stops serving its queue")
-		}
+	return d.worker.Start("entropy", a.Queues[0], a.Interrupt, func(c *queue.Chain) (uint32, error) {
+		n, err := fill(c.Writable)
+		return uint32(n), err
 	})
-	return nil
 }
 
 // Reset waits for the request in work, at most MaxRequest bytes.
-func (d *Device) Reset() {
-	if d.q != nil {
-		d.q.Stop()
-		d.done.Wait()
-		d.q = nil
-	}
-}
-
-func serve(q *queue.Queue, irq virtio.Interrupt) error {
-	var c queue.Chain
-	for {
-		if err := q.Wait(); err != nil {
-			return err
-		}
-		for {
-			ok, err := q.Pop(&c)
-			if err != nil {
-				return err
-			}
-			if !ok {
-				break
-			}
-			n, err := fill(c.Writable)
-			if err != nil {
-				return err
-			}
-			if err := q.Push(c.Head, uint32(n)); err != nil {
-				return err
-			}
-			if q.NeedsInterrupt() {
-				irq.Queue()
-			}
-		}
-	}
-}
+func (d *Device) Reset() error { return d.worker.Stop() }
 
 // fill puts up to MaxRequest random bytes into bufs. The host's generator is seeded long before a VM starts, so this
 // does not block.

@@ -23,6 +23,8 @@ type Machine struct {
 	Arena *Arena
 	// Config yields after a configuration interrupt.
 	Config chan struct{}
+	// Broken has the first of the errors of queues that the device gave up.
+	Broken chan error
 
 	notify []*os.File
 }
@@ -31,12 +33,16 @@ type Machine struct {
 // when the test ends.
 func Start(tb testing.TB, dev virtio.Device, size uint64) *Machine {
 	tb.Helper()
-	m := &Machine{TB: tb, Dev: dev, Mem: Memory(tb, size), Config: make(chan struct{}, 1)}
+	m := &Machine{TB: tb, Dev: dev, Mem: Memory(tb, size), Config: make(chan struct{}, 1), Broken: make(chan error, 1)}
 	for range dev.QueueSizes() {
 		m.notify = append(m.notify, Eventfd(tb))
 	}
 	m.Activate(dev.Features() | virtio.FeatureVersion1 | virtio.FeatureEventIdx | virtio.FeatureIndirectDesc)
-	tb.Cleanup(dev.Reset)
+	tb.Cleanup(func() {
+		if err := dev.Reset(); err != nil {
+			tb.Error(err)
+		}
+	})
 	return m
 }
 
@@ -56,7 +62,7 @@ func (m *Machine) Activate(features uint64) {
 		m.Rings, queues = append(m.Rings, r), append(queues, q)
 	}
 	m.Arena = NewArena(base)
-	irq := &interrupt{rings: m.Rings, config: m.Config}
+	irq := &interrupt{rings: m.Rings, config: m.Config, broken: m.Broken}
 	if err := m.Dev.Activate(virtio.Activation{Features: features, Memory: m.Mem, Queues: queues, Interrupt: irq}); err != nil {
 		m.TB.Fatal(err)
 	}
@@ -108,6 +114,7 @@ func (m *Machine) Do(r *Ring, readable, writable []Span) (written uint32) {
 type interrupt struct {
 	rings  []*Ring
 	config chan struct{}
+	broken chan error
 }
 
 func (i *interrupt) Queue() {
@@ -119,6 +126,13 @@ func (i *interrupt) Queue() {
 func (i *interrupt) Config() {
 	select {
 	case i.config <- struct{}{}:
+	default:
+	}
+}
+
+func (i *interrupt) Broken(err error) {
+	select {
+	case i.broken <- err:
 	default:
 	}
 }

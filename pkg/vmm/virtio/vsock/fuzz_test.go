@@ -17,8 +17,9 @@ import (
 
 type noInterrupt struct{}
 
-func (noInterrupt) Queue()  {}
-func (noInterrupt) Config() {}
+func (noInterrupt) Queue()       {}
+func (noInterrupt) Config()      {}
+func (noInterrupt) Broken(error) {}
 
 // FuzzPacket lets a guest send any packets: sixteen bytes of the script make one, or a host program's connection. On port 1
 // of the host sits a program that echoes, on port 2 one that never reads, on port 3 one that leaves at once.

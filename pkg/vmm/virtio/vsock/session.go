@@ -1,13 +1,11 @@
 package vsock
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"sync"
-
-	"github.com/containerd/log"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/iov"
@@ -78,7 +76,7 @@ func (s *session) end(name string, err error) {
 		return
 	}
 	if s.halt() {
-		log.G(context.Background()).WithField("queue", name).WithError(err).Warn("vsock device stops serving its queues")
+		s.irq.Broken(fmt.Errorf("vsock: %s queue: %w", name, err))
 	}
 }
 

@@ -45,6 +45,8 @@ type Device struct {
 
 	mu      sync.Mutex
 	session *session // nil when inactive
+
+	ending virtio.Ending
 }
 
 // New listens on the host's side of the device.
@@ -94,7 +96,10 @@ func (*Device) WriteConfig(uint64, []byte) {}
 // Activate serves the queues. Nothing is ever put on the event queue: its one event tells of a restored guest.
 func (d *Device) Activate(a virtio.Activation) error {
 	if a.Queues[0] == nil || a.Queues[1] == nil {
-		return errors.New("vsock device without a queue for packets")
+		return errors.New("vsock: driver left a queue for packets disabled")
+	}
+	if err := d.ending.Err(); err != nil {
+		return fmt.Errorf("vsock: %w", err)
 	}
 	s := newSession(d.cid, d.path, a)
 	d.mu.Lock()
@@ -105,21 +110,22 @@ func (d *Device) Activate(a virtio.Activation) error {
 }
 
 // Reset closes all connections. The host's socket stays.
-func (d *Device) Reset() {
+func (d *Device) Reset() error {
 	d.mu.Lock()
 	s := d.session
 	d.session = nil
 	d.mu.Unlock()
-	if s != nil {
-		s.stop()
+	if s == nil {
+		return d.ending.Err()
 	}
+	return d.ending.Await(s.stop)
 }
 
 // Close resets the device and removes its socket, if that is still the one that New made.
 func (d *Device) Close() error {
 	err := d.listener.Close()
 	d.accepter.Wait()
-	d.Reset()
+	err = errors.Join(err, d.Reset())
 	if fi, statErr := os.Lstat(d.path); statErr == nil && os.SameFile(fi, d.file) {
 		err = errors.Join(err, os.Remove(d.path))
 	}
@@ -127,6 +133,7 @@ func (d *Device) Close() error {
 }
 
 func (d *Device) accept() {
+	failing := false
 	for {
 		sock, err := d.listener.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -134,10 +141,14 @@ func (d *Device) accept() {
 		}
 		if err != nil {
 			// The host is short of descriptors or memory, which only time cures.
-			log.G(context.Background()).WithField("uds_path", d.path).WithError(err).Warn("vsock device cannot accept a connection")
+			if !failing {
+				failing = true // said once, until it is over
+				log.G(context.Background()).WithField("uds_path", d.path).WithError(err).Warn("vsock device cannot accept a connection")
+			}
 			time.Sleep(acceptPause)
 			continue
 		}
+		failing = false
 		d.mu.Lock()
 		s := d.session
 		d.mu.Unlock()

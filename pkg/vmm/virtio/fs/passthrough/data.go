@@ -25,7 +25,6 @@ func (s *Server) Direct(r *Request) int {
 	if t == nil {
 		return r.finish(0, fuse.EIO)
 	}
-	defer t.put()
 	h := t.handles.get(binary.LittleEndian.Uint64(r.body[inHeaderSize:]))
 	if h == nil || h.dir {
 		if h != nil {

@@ -36,6 +36,8 @@ type handles struct {
 	mu   sync.RWMutex
 	m    map[uint64]*handle
 	last uint64
+	// closed: nothing is added any more.
+	closed bool
 }
 
 // get returns an open file, or nil; the caller must put it.
@@ -53,6 +55,10 @@ func (t *handles) get(id uint64) *handle {
 func (t *handles) add(h *handle) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		unix.Close(h.fd)
+		return unix.ESHUTDOWN
+	}
 	if len(t.m) >= t.max {
 		unix.Close(h.fd)
 		return unix.ENFILE
@@ -76,11 +82,13 @@ func (t *handles) remove(id uint64) {
 	}
 }
 
+// closeAll closes all files that are not in use, and those when they are not any more.
 func (t *handles) closeAll() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, h := range t.m {
+	all := t.m
+	t.m, t.closed = nil, true
+	t.mu.Unlock()
+	for _, h := range all {
 		h.put()
 	}
-	clear(t.m)
 }

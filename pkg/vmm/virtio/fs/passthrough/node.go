@@ -96,6 +96,10 @@ func (t *tree) insert(fd int, st *unix.Statx_t) (*node, error) {
 		n.refs.Add(1)
 		return n, nil
 	}
+	if t.dropped {
+		unix.Close(fd)
+		return nil, unix.ESHUTDOWN
+	}
 	if len(t.nodes) >= t.maxNodes {
 		unix.Close(fd)
 		return nil, unix.ENFILE

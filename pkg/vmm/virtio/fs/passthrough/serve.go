@@ -56,7 +56,6 @@ func (s *Server) Call(r *Request) {
 		r.fail(fuse.EIO)
 		return
 	}
-	defer t.put()
 	if r.op == opSyncfs {
 		r.fail(t.syncAll())
 		return
@@ -78,7 +77,7 @@ func (s *Server) init(r *Request) {
 	}
 	s.call(t, r)
 	if r.n == 0 || binary.LittleEndian.Uint32(r.reply[4:]) != 0 || !s.install(t) {
-		t.put()
+		t.drop()
 		r.fail(fuse.EIO)
 	}
 }

@@ -107,7 +107,7 @@ func (s *Server) Close() error {
 		return nil
 	}
 	if old != nil {
-		old.put()
+		old.drop()
 	}
 	s.creators.stop()
 	if err := unix.Close(s.root); err != nil {
@@ -132,18 +132,15 @@ func (s *Server) install(t *tree) bool {
 	}
 	s.mu.Unlock()
 	if ok && old != nil {
-		old.put()
+		old.drop()
 	}
 	return ok
 }
 
-// get returns the guest's view, or nil; the caller must put it.
+// get returns the guest's view, or nil.
 func (s *Server) get() *tree {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.tree != nil {
-		s.tree.refs.Add(1)
-	}
 	return s.tree
 }
 

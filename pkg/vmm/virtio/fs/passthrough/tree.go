@@ -3,7 +3,6 @@ package passthrough
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -19,13 +18,13 @@ type tree struct {
 	wire     *fuse.ProtocolServer
 	handles  handles
 	maxNodes int
-	refs     atomic.Int64 // one of the server, one of each running request
 
 	mu       sync.RWMutex
 	nodes    map[uint64]*node
 	byKey    map[nodeKey]*node
 	devs     map[uint64]dev
 	lastNode uint64
+	dropped  bool
 
 	dirents direntPool
 }
@@ -45,7 +44,6 @@ func newTree(cfg *Config, root int, c *creators) (*tree, error) {
 		devs:          make(map[uint64]dev),
 		lastNode:      fuse.FUSE_ROOT_ID - 1,
 	}
-	t.refs.Store(1)
 	fd, err := unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -63,19 +61,17 @@ func newTree(cfg *Config, root int, c *creators) (*tree, error) {
 	return t, nil
 }
 
-// put gives a reference back; with the last one all descriptors go.
-func (t *tree) put() {
-	if t.refs.Add(-1) != 0 {
-		return
-	}
+// drop closes all that the guest knows. What a request holds that still runs stays open until it ends, and it gets nothing
+// more: a host that holds requests up must not keep whole trees alive.
+func (t *tree) drop() {
 	t.handles.closeAll()
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, n := range t.nodes {
+	nodes := t.nodes
+	t.nodes, t.byKey, t.dropped = nil, nil, true
+	t.mu.Unlock()
+	for _, n := range nodes {
 		n.put()
 	}
-	clear(t.nodes)
-	clear(t.byKey)
 }
 
 // String names the file system, as go-fuse asks.
