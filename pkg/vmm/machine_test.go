@@ -286,6 +286,24 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
+// GET / must be answered while a pause that takes long is under way.
+func TestStateDoesNotWait(t *testing.T) {
+	m := &Machine{}
+	m.state.Store(config.Running)
+	m.mu.Lock() // as Pause does
+	defer m.mu.Unlock()
+	answered := make(chan config.State, 1)
+	go func() { answered <- m.State() }()
+	select {
+	case s := <-answered:
+		if s != config.Running {
+			t.Errorf("state %q", s)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("no answer after 5 s")
+	}
+}
+
 // A guest may write to the boot timer for ever; the log has one line of it.
 func TestBootTimerLogsOnce(t *testing.T) {
 	var lines buffer
