@@ -58,10 +58,13 @@ func (c *input) stop() {
 type output struct {
 	src   *os.File
 	dst   link.Conn   // nil: nobody wants to see it, but a terminal must be read all the same
+	tty   bool        // src is a terminal
 	after atomic.Bool // the process has ended
 }
 
-func newOutput(src *os.File, dst link.Conn) *output { return &output{src: src, dst: dst} }
+func newOutput(src *os.File, dst link.Conn, tty bool) *output {
+	return &output{src: src, dst: dst, tty: tty}
+}
 
 // run copies until the last holder of the other end has closed it, the host closes, or one of the bounds set by ended has
 // passed; then it ends the host's stream.
@@ -113,6 +116,9 @@ func (c *output) write(b []byte) bool {
 // rest hands over what is in the pipe now, and not what its holders go on writing. The host may have been slow for longer
 // than Grace, and then it is the process's own last words.
 func (c *output) rest(buf *[bufferSize]byte) bool {
+	if c.tty {
+		return c.restOfTerminal(buf)
+	}
 	left := pending(c.src)
 	for left > 0 {
 		if err := c.src.SetReadDeadline(time.Now().Add(Grace)); err != nil {
@@ -124,6 +130,31 @@ func (c *output) rest(buf *[bufferSize]byte) bool {
 		}
 		if left -= n; err != nil {
 			return errors.Is(err, io.EOF)
+		}
+	}
+	return true
+}
+
+// A terminal holds 64 KiB at most, of which it shows 4 KiB at a time and brings up more as those are read, a moment later.
+const (
+	terminalChunk  = 4 << 10
+	terminalReads  = 32
+	terminalMoment = 50 * time.Millisecond
+)
+
+// restOfTerminal is rest for a terminal, which cannot tell how much it holds: it reads until nothing comes for a moment, but,
+// since a survivor may write without end, not more than twice of what a terminal can hold.
+func (c *output) restOfTerminal(buf *[bufferSize]byte) bool {
+	for range terminalReads {
+		if err := c.src.SetReadDeadline(time.Now().Add(terminalMoment)); err != nil {
+			return false
+		}
+		n, err := c.src.Read(buf[:terminalChunk])
+		if !c.write(buf[:n]) {
+			return false
+		}
+		if err != nil {
+			return true // nothing more in time, or EIO: the last holder of the terminal has closed it
 		}
 	}
 	return true

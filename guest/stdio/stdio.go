@@ -100,7 +100,7 @@ func (o *IO) openPipes() error {
 			return err
 		}
 		*v.file = w
-		o.out = append(o.out, newOutput(r, v.dst))
+		o.out = append(o.out, newOutput(r, v.dst, false))
 	}
 	return nil
 }

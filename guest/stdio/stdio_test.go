@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -188,10 +189,19 @@ func TestHostCloses(t *testing.T) {
 	drainWithin(t, o, time.Second)
 }
 
-func TestTerminal(t *testing.T) {
+// startTerminal is start with a terminal.
+func startTerminal(t *testing.T, script string) (o *IO, cmd *exec.Cmd, stdin, stdout *net.UnixConn) {
+	t.Helper()
 	h := newHost(t)
 	in, out := h.expect(t), h.expect(t)
-	o, err := Open(context.Background(), h.dial, &agentpb.Streams{Stdin: in.ID(), Stdout: out.ID(), Terminal: true})
+	dial := func(ctx context.Context, port uint32) (link.Conn, error) {
+		conn, err := h.dial(ctx, port)
+		if err == nil {
+			err = conn.(*net.UnixConn).SetWriteBuffer(1) // the least there is: what the host does not read stays in the terminal
+		}
+		return conn, err
+	}
+	o, err := Open(context.Background(), dial, &agentpb.Streams{Stdin: in.ID(), Stdout: out.ID(), Terminal: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,19 +223,64 @@ func TestTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	master.Close()
-	cmd := exec.Command("/bin/sh", "-c", "read x; echo got $x; stty size")
+	cmd = exec.Command("/bin/sh", "-c", script)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }) // its survivors, if any
 	slave.Close()
 	if err := o.Run(); err != nil {
 		t.Fatal(err)
 	}
+	return o, cmd, take(t, in), take(t, out)
+}
+
+// TestTerminalSlowHost: a terminal's last words, of which the kernel shows a few KiB at a time, arrive also if a survivor holds
+// the terminal and the host takes longer than Grace; and a survivor that goes on and on is cut off.
+func TestTerminalSlowHost(t *testing.T) {
+	for name, survivor := range map[string]string{"silent": "sleep 60", "noisy": "sleep 0.3; yes"} {
+		t.Run(name, func(t *testing.T) {
+			o, cmd, _, stdout := startTerminal(t, "("+survivor+") & head -c 400000 /dev/zero")
+			ended, drained := make(chan struct{}), make(chan struct{})
+			go func() { defer close(drained); cmd.Wait(); close(ended); o.Drain() }()
+			buf, total := make([]byte, 4<<10), 0
+			read := func() error {
+				n, err := stdout.Read(buf)
+				total += bytes.Count(buf[:n], []byte{0})
+				return err
+			}
+			for wait := true; wait; { // the process ends as soon as the rest fits in what lies between
+				select {
+				case <-ended:
+					wait = false
+				case <-time.After(2 * time.Millisecond):
+					if err := read(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			time.Sleep(Grace + 500*time.Millisecond)
+			for read() == nil {
+			}
+			if total != 400000 {
+				t.Errorf("%d bytes", total)
+			}
+			select {
+			case <-drained:
+			case <-time.After(5 * time.Second):
+				t.Error("draining does not end")
+			}
+		})
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	o, cmd, stdin, stdout := startTerminal(t, "read x; echo got $x; stty size")
 	if err := o.Resize(101, 42); err != nil {
 		t.Fatal(err)
 	}
-	stdin, stdout := take(t, in), take(t, out)
 	io.WriteString(stdin, "word\n")
 	got, err := io.ReadAll(stdout)
 	if err != nil || !bytes.Contains(got, []byte("got word\r\n42 101\r\n")) {

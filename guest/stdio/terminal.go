@@ -33,7 +33,7 @@ func (o *IO) takeMaster() error {
 	if o.stdin != nil {
 		o.in = &input{src: o.stdin, dst: o.master}
 	}
-	o.out = append(o.out, newOutput(o.master, o.stdout))
+	o.out = append(o.out, newOutput(o.master, o.stdout, true))
 	return nil
 }
 
