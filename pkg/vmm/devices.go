@@ -69,7 +69,7 @@ func (m *Machine) addDevices(cfg *config.VM) error {
 		}
 	}
 	for _, f := range cfg.Filesystems {
-		dev, err := fs.New(f)
+		dev, err := fs.New(f, len(cfg.Filesystems))
 		if err != nil {
 			return &inputError{err: err}
 		}

@@ -12,7 +12,7 @@ import (
 
 // TestBusy has a read of file data into guest memory hang, as far as the session can tell.
 func TestBusy(t *testing.T) {
-	d, err := New(config.Filesystem{FSID: "shared", Tag: "shared", PathOnHost: t.TempDir()})
+	d, err := New(config.Filesystem{FSID: "shared", Tag: "shared", PathOnHost: t.TempDir()}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

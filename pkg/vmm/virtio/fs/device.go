@@ -42,12 +42,13 @@ type Device struct {
 
 var _ virtio.Device = (*Device)(nil)
 
-// New opens the folder and makes the device. Close it after its last Reset.
-func New(cfg config.Filesystem) (*Device, error) {
+// New opens the folder and makes the device, one of so many shares of the process, which divide its descriptors among
+// them. Close it after its last Reset.
+func New(cfg config.Filesystem, shares int) (*Device, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	srv, err := passthrough.New(passthrough.Config{Root: cfg.PathOnHost, ReadOnly: cfg.IsReadOnly})
+	srv, err := passthrough.New(passthrough.Config{Root: cfg.PathOnHost, ReadOnly: cfg.IsReadOnly, Shares: shares})
 	if err != nil {
 		return nil, fmt.Errorf("filesystems/%s/path_on_host: %w", cfg.FSID, err)
 	}

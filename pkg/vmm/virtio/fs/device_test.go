@@ -39,7 +39,7 @@ func newDevice(tb testing.TB, root string, readOnly bool) *fs.Device {
 	if os.Getuid() != 0 {
 		tb.Skip("needs root")
 	}
-	d, err := fs.New(config.Filesystem{FSID: "shared", Tag: "shared", PathOnHost: root, IsReadOnly: readOnly})
+	d, err := fs.New(config.Filesystem{FSID: "shared", Tag: "shared", PathOnHost: root, IsReadOnly: readOnly}, 1)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestBadConfig(t *testing.T) {
 		{config.Filesystem{FSID: "a", Tag: "t", PathOnHost: "/nonexistent"}, "/nonexistent"},
 		{config.Filesystem{FSID: "a", Tag: "t", PathOnHost: "/etc/passwd"}, "filesystems/a/path_on_host"},
 	} {
-		_, err := fs.New(tc.cfg)
+		_, err := fs.New(tc.cfg, 1)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: %v, want %q in it", tc.cfg, err, tc.want)
 		}

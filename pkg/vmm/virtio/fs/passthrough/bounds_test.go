@@ -38,6 +38,11 @@ func TestBounds(t *testing.T) {
 	}
 	_, st = c.create(1, "new", unix.O_RDWR, 0o600)
 	want(t, "CREATE of one too many", st, fuse.Status(unix.ENFILE))
+	want(t, "MKDIR of one too many", c.do(opMkdir, 1, &fuse.MkdirIn{Mode: 0o755}, name("new"), nil), fuse.Status(unix.ENFILE))
+	want(t, "TMPFILE of one too many", c.do(opTmpfile, 1, &fuse.CreateIn{Flags: unix.O_RDWR, Mode: unix.S_IFREG}, name("/"), nil), fuse.Status(unix.ENFILE))
+	if _, err := os.Lstat(filepath.Join(root, "new")); !os.IsNotExist(err) {
+		t.Errorf("a refused inode stays behind: %v", err)
+	}
 
 	var files []uint64
 	for range 5 {
@@ -48,6 +53,12 @@ func TestBounds(t *testing.T) {
 	_, st = c.open(nodes[0], unix.O_RDONLY)
 	want(t, "OPEN of one too many", st, fuse.Status(unix.ENFILE))
 	want(t, "OPENDIR of one too many", c.do(opOpendir, 1, &fuse.OpenIn{}, nil, nil), fuse.Status(unix.ENFILE))
+	c.forget(nodes[8], 1) // there is room for the inode, not for the file
+	_, st = c.create(1, "new", unix.O_RDWR, 0o600)
+	want(t, "CREATE of one open file too many", st, fuse.Status(unix.ENFILE))
+	if _, err := os.Lstat(filepath.Join(root, "new")); !os.IsNotExist(err) {
+		t.Errorf("a refused file stays behind: %v", err)
+	}
 	c.release(files[0])
 	if _, st = c.open(nodes[0], unix.O_RDONLY); !st.Ok() {
 		t.Errorf("OPEN after RELEASE: %v", st)
@@ -83,5 +94,36 @@ func TestNoAllocations(t *testing.T) {
 	in = pieces(c.request(opRead, 0, &fuse.ReadIn{Fh: f.Fh, Size: size}, nil))
 	if n := testing.AllocsPerRun(100, func() { c.srv.Serve(&c.req, in, out) }); n != 0 {
 		t.Errorf("READ: %v allocations", n)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	for _, tc := range []struct {
+		files  uint64
+		shares int
+		ok     bool
+	}{
+		{1024, 1, false},
+		{2815, 1, false},
+		{2816, 1, true},
+		{2816, 2, false},
+		{20000, 1, true},
+		{20000, 16, true},
+		{1 << 20, 1, true},
+		{1<<64 - 1, 1, true},
+	} {
+		nodes, handles, err := limits(tc.files, tc.shares)
+		if (err == nil) != tc.ok {
+			t.Errorf("%d files, %d shares: %v", tc.files, tc.shares, err)
+			continue
+		}
+		if err != nil {
+			continue
+		}
+		// All shares full, each open file's inode forgotten, all connections and their listeners in use.
+		used := uint64(tc.shares*(nodes+2*handles+2*64)) + 1023 + 32 + 256
+		if used > tc.files || nodes > 128<<10 || nodes < 256 || handles < 64 {
+			t.Errorf("%d files, %d shares: %d nodes and %d open files each", tc.files, tc.shares, nodes, handles)
+		}
 	}
 }

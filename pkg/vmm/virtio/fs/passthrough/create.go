@@ -15,10 +15,13 @@ func (t *tree) create(in *fuse.InHeader, name string, out *fuse.EntryOut, do fun
 		return st
 	}
 	defer dir.put()
+	if st := t.room(false); !st.Ok() {
+		return st
+	}
 	if err := t.creators.as(in.Uid, in.Gid, func() error { return do(dir.fd) }); err != nil {
 		return status(err)
 	}
-	return t.enter(dir, name, out)
+	return t.enter(dir, name, out, true)
 }
 
 // Mkdir is mkdir(2). The guest has applied its umask, here and below.
@@ -64,6 +67,9 @@ func (t *tree) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fu
 		return st
 	}
 	defer dir.put()
+	if st := t.room(true); !st.Ok() {
+		return st
+	}
 	flags := int(in.Flags)&openFlags&^unix.O_TRUNC | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	var fd int
 	err := t.creators.as(in.Uid, in.Gid, func() (err error) {
@@ -81,7 +87,7 @@ func (t *tree) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fu
 
 // openExisting serves a guest that did not know of a file.
 func (t *tree) openExisting(dir *node, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	st := t.enter(dir, name, &out.EntryOut)
+	st := t.enter(dir, name, &out.EntryOut, false)
 	if !st.Ok() {
 		return st
 	}
@@ -114,6 +120,9 @@ func (t *tree) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut
 	if dir.typ != unix.S_IFDIR {
 		return fuse.ENOTDIR
 	}
+	if st := t.room(true); !st.Ok() {
+		return st
+	}
 	flags := int(in.Flags)&(openFlags|unix.O_EXCL)&^unix.O_TRUNC | unix.O_TMPFILE | unix.O_CLOEXEC
 	var fd int
 	err := t.creators.as(in.Uid, in.Gid, func() (err error) {
@@ -133,7 +142,7 @@ func (t *tree) created(fd int, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Stat
 		unix.Close(fd)
 		return status(err)
 	}
-	if st := t.enterFd(path, &out.EntryOut); !st.Ok() {
+	if st := t.enterFd(path, &out.EntryOut, true); !st.Ok() {
 		unix.Close(fd)
 		return st
 	}
@@ -143,7 +152,7 @@ func (t *tree) created(fd int, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Stat
 		return stale
 	}
 	defer n.put()
-	if st := t.addFile(n, fd, in.Flags, &out.OpenOut); !st.Ok() {
+	if st := t.addFile(n, fd, in.Flags, &out.OpenOut, true); !st.Ok() {
 		t.Forget(n.id, 1)
 		return st
 	}

@@ -49,7 +49,7 @@ func (t *tree) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 		return status(err)
 	}
 	h := &handle{node: n, fd: fd, dir: true}
-	if err := t.handles.add(h); err != nil {
+	if err := t.handles.add(h, false); err != nil {
 		return status(err)
 	}
 	out.Fh = h.id
@@ -74,7 +74,7 @@ func (t *tree) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntr
 		if e.Name == "." || e.Name == ".." {
 			return true
 		}
-		if st := t.enter(dir, e.Name, entry); !st.Ok() {
+		if st := t.enter(dir, e.Name, entry, false); !st.Ok() {
 			// Gone meanwhile, or one inode too many: a name without an inode is looked up when it is needed.
 			*entry = fuse.EntryOut{}
 			return true

@@ -47,14 +47,14 @@ func (t *tree) open(n *node, flags, how uint32, out *fuse.OpenOut) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
-	return t.addFile(n, fd, flags, out)
+	return t.addFile(n, fd, flags, out, false)
 }
 
-// addFile makes a handle of fd, which it takes over.
-func (t *tree) addFile(n *node, fd int, flags uint32, out *fuse.OpenOut) fuse.Status {
+// addFile makes a handle of fd, which it takes over. made is that of tree.insert.
+func (t *tree) addFile(n *node, fd int, flags uint32, out *fuse.OpenOut, made bool) fuse.Status {
 	access := flags & unix.O_ACCMODE
 	h := &handle{node: n, fd: fd, writable: access == unix.O_WRONLY || access == unix.O_RDWR}
-	if err := t.handles.add(h); err != nil {
+	if err := t.handles.add(h, made); err != nil {
 		return status(err)
 	}
 	out.Fh, out.OpenFlags = h.id, 0

@@ -51,15 +51,21 @@ func (t *handles) get(id uint64) *handle {
 	return h
 }
 
-// add takes over h.fd, on an error too, and takes a reference to h.node.
-func (t *handles) add(h *handle) error {
+func (t *handles) full() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.m) >= t.max
+}
+
+// add takes over h.fd, on an error too, and takes a reference to h.node. made is that of tree.insert.
+func (t *handles) add(h *handle, made bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		unix.Close(h.fd)
 		return unix.ESHUTDOWN
 	}
-	if len(t.m) >= t.max {
+	if !made && len(t.m) >= t.max {
 		unix.Close(h.fd)
 		return unix.ENFILE
 	}

@@ -12,7 +12,7 @@ func (t *tree) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fu
 		return st
 	}
 	defer dir.put()
-	st = t.enter(dir, name, out)
+	st = t.enter(dir, name, out, false)
 	if st == fuse.ENOENT {
 		*out = fuse.EntryOut{}
 		out.SetEntryTimeout(Validity)
@@ -21,8 +21,8 @@ func (t *tree) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fu
 	return st
 }
 
-// enter looks a checked name up, counts the lookup and fills the guest's entry.
-func (t *tree) enter(dir *node, name string, out *fuse.EntryOut) fuse.Status {
+// enter looks a checked name up, counts the lookup and fills the guest's entry. made is insert's.
+func (t *tree) enter(dir *node, name string, out *fuse.EntryOut, made bool) fuse.Status {
 	var st unix.Statx_t
 	if err := statName(dir, name, &st); err != nil {
 		return status(err)
@@ -34,7 +34,7 @@ func (t *tree) enter(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 		if err != nil {
 			return status(err)
 		}
-		return t.enterFd(fd, out)
+		return t.enterFd(fd, out, made)
 	}
 	defer n.put()
 	fillEntry(out, n, &st)
@@ -42,13 +42,13 @@ func (t *tree) enter(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 }
 
 // enterFd is enter for an O_PATH descriptor, which it takes over.
-func (t *tree) enterFd(fd int, out *fuse.EntryOut) fuse.Status {
+func (t *tree) enterFd(fd int, out *fuse.EntryOut, made bool) fuse.Status {
 	var st unix.Statx_t
 	if err := statFd(fd, &st); err != nil {
 		unix.Close(fd)
 		return status(err)
 	}
-	n, err := t.insert(fd, &st)
+	n, err := t.insert(fd, &st, made)
 	if err != nil {
 		return status(err)
 	}
@@ -148,7 +148,7 @@ func (t *tree) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.E
 	if err != nil {
 		return status(err)
 	}
-	return t.enter(dir, name, out)
+	return t.enter(dir, name, out, false)
 }
 
 // StatFs is statfs(2) of the file system that the inode is on.

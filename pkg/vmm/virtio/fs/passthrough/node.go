@@ -85,8 +85,9 @@ func (t *tree) known(st *unix.Statx_t) *node {
 	return n
 }
 
-// insert takes over fd, an O_PATH descriptor of what st describes, and counts a lookup. The caller must put the node.
-func (t *tree) insert(fd int, st *unix.Statx_t) (*node, error) {
+// insert takes over fd, an O_PATH descriptor of what st describes, and counts a lookup. made says that the inode was
+// made for the guest just now, after it was asked whether there is room for it. The caller must put the node.
+func (t *tree) insert(fd int, st *unix.Statx_t, made bool) (*node, error) {
 	key := keyOf(st)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -100,7 +101,7 @@ func (t *tree) insert(fd int, st *unix.Statx_t) (*node, error) {
 		unix.Close(fd)
 		return nil, unix.ESHUTDOWN
 	}
-	if len(t.nodes) >= t.maxNodes {
+	if !made && len(t.nodes) >= t.maxNodes {
 		unix.Close(fd)
 		return nil, unix.ENFILE
 	}
@@ -109,6 +110,19 @@ func (t *tree) insert(fd int, st *unix.Statx_t) (*node, error) {
 	n.refs.Store(2)
 	t.nodes[n.id], t.byKey[key] = n, n
 	return n, nil
+}
+
+// room is ENFILE when the guest knows too many inodes, or has too many files open, to get one more. It is asked before an
+// inode is made: afterwards the name would stay behind. As each request asks for itself, those in service at once may
+// exceed a bound by their number (requestFiles).
+func (t *tree) room(file bool) fuse.Status {
+	t.mu.RLock()
+	full := len(t.nodes) >= t.maxNodes
+	t.mu.RUnlock()
+	if full || file && t.handles.full() {
+		return fuse.Status(unix.ENFILE)
+	}
+	return fuse.OK
 }
 
 // Forget takes nlookup lookups of an inode back (fuse_forget_in).

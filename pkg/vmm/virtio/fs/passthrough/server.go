@@ -32,10 +32,16 @@ const (
 
 	// maxBackground is how many asynchronous requests (readahead) a guest may have in flight.
 	maxBackground = 64
-	// reservedFiles are file descriptors that a share leaves to the rest of the process.
-	reservedFiles = 256
-	// maxNodes and maxHandles bound a share even where the process may open more files.
-	maxNodes   = 512 << 10
+	// reservedFiles are file descriptors that all shares leave to the rest of the process: 1023 of vsock connections, 32 of
+	// the API's, some hundred of drives, queues and vCPUs, and a margin.
+	reservedFiles = 2048
+	// requestFiles are those that a share's requests hold while they are in service, beside its tables.
+	requestFiles = 256
+	// minFiles is the least that a share can live with.
+	minFiles = 512
+	// maxNodes and maxHandles bound a share even where the process may open more files: each inode stays in the memory of
+	// the host's kernel as long as the guest pleases.
+	maxNodes   = 128 << 10
 	maxHandles = 64 << 10
 )
 
@@ -45,6 +51,8 @@ type Config struct {
 	Root string
 	// ReadOnly refuses every change with EROFS.
 	ReadOnly bool
+	// Shares is the number of servers, this one included, among which the process's limit of open files is divided. 0 is 1.
+	Shares int
 	// MaxNodes and MaxHandles bound live inodes and open files; beyond them the guest gets ENFILE. 0: what the process's
 	// limit of open files leaves room for.
 	MaxNodes, MaxHandles int
@@ -84,17 +92,28 @@ func (c *Config) setLimits() error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return fmt.Errorf("shared folder %q: RLIMIT_NOFILE: %w", c.Root, err)
 	}
-	if lim.Cur < 4*reservedFiles {
-		return fmt.Errorf("shared folder %q: RLIMIT_NOFILE is %d: want %d or more", c.Root, lim.Cur, 4*reservedFiles)
-	}
-	free := min(lim.Cur-reservedFiles, maxNodes+maxHandles)
-	if c.MaxHandles == 0 {
-		c.MaxHandles = min(int(free/4), maxHandles)
+	nodes, handles, err := limits(lim.Cur, max(c.Shares, 1))
+	if err != nil {
+		return fmt.Errorf("shared folder %q: %w", c.Root, err)
 	}
 	if c.MaxNodes == 0 {
-		c.MaxNodes = min(int(free)-c.MaxHandles, maxNodes)
+		c.MaxNodes = nodes
+	}
+	if c.MaxHandles == 0 {
+		c.MaxHandles = handles
 	}
 	return nil
+}
+
+// limits divides the process's limit of open files. An open file can take two descriptors: the guest may have forgotten its
+// inode.
+func limits(files uint64, shares int) (nodes, handles int, err error) {
+	if least := uint64(reservedFiles + shares*(requestFiles+minFiles)); files < least {
+		return 0, 0, fmt.Errorf("RLIMIT_NOFILE is %d: want %d or more for %d shares", files, least, shares)
+	}
+	free := int(min(files, 1<<32)-reservedFiles)/shares - requestFiles
+	handles = min(free/8, maxHandles)
+	return min(free-2*handles, maxNodes), handles, nil
 }
 
 // Close forgets all state. Requests still running end on their own, with errors.

@@ -53,7 +53,7 @@ func newTree(cfg *Config, root int, c *creators) (*tree, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	n, err := t.insert(fd, &st)
+	n, err := t.insert(fd, &st, false)
 	if err != nil {
 		return nil, err
 	}
