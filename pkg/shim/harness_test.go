@@ -110,7 +110,7 @@ func (w *world) write(name, text string) {
 func (w *world) spec(args ...string) {
 	w.Helper()
 	data, err := json.Marshal(&specs.Spec{
-		Process: &specs.Process{Args: args, Cwd: "/"}, Root: &specs.Root{Path: "rootfs"}, Linux: &specs.Linux{},
+		Process: &specs.Process{Args: args, Cwd: "/"}, Root: &specs.Root{Path: "rootfs"}, Linux: ownNetwork(),
 		Mounts: []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}, {Destination: "/x", Source: w.settings, Options: []string{"bind", "ro"}}},
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	eventstypes "github.com/containerd/containerd/api/events"
@@ -39,6 +40,7 @@ type plan struct {
 	size       size
 	spec       []byte
 	binds      []bind
+	leftOut    []string // what of the spec a VM cannot have
 	rootfs     []mount.Mount
 	stdio      stdioPaths
 }
@@ -76,7 +78,7 @@ func (s *service) newPlan(r *taskapi.CreateTaskRequest) (*plan, error) {
 			return nil, err
 		}
 	}
-	if p.binds, err = guestSpec(spec, r.ID, r.Bundle); err != nil {
+	if p.binds, p.leftOut, err = guestSpec(spec, r.ID, r.Bundle); err != nil {
 		return nil, err
 	}
 	spec.Process.Terminal = r.Terminal
@@ -110,6 +112,9 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	}
 	if p.settings.Debug {
 		_ = log.SetLevel("debug")
+	}
+	if len(p.leftOut) > 0 {
+		log.G(ctx).WithField("container", p.id).Warnf("left out of the spec, for it has no meaning in a VM: %s", strings.Join(p.leftOut, ", "))
 	}
 	phases.mark("check")
 	t, err := newTree(p.bundle)

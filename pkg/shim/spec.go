@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 )
@@ -53,7 +54,7 @@ func checkSpec(spec *specs.Spec) error {
 	if names := hookNames(spec.Hooks); len(names) > 0 {
 		return fmt.Errorf("hooks (%s) are not supported yet", strings.Join(names, ", "))
 	}
-	return nil
+	return checkLinux(spec.Linux)
 }
 
 func hookNames(h *specs.Hooks) []string {
@@ -86,12 +87,13 @@ type bind struct {
 }
 
 // guestSpec rewrites spec, in place, from what holds on the host to what holds in the guest, and returns the binds that
-// the shared tree must show for it.
+// the shared tree must show for it, and the names of fields that are left out although somebody asked for something by them.
+// This is the one place where a spec is rewritten: the guest checks it only.
 //
 // Rules: root and bind sources move to the shared tree; filesystems that a kernel makes are made by the guest's;
 // namespaces are the guest's, and its network is that of the container; limits stay, for the guest's cgroups, but for those that
-// name host hardware; the host's LSM profiles mean nothing in there.
-func guestSpec(spec *specs.Spec, cid, bundle string) ([]bind, error) {
+// name host hardware; the host's LSM profiles mean nothing in there, where the VM is what confines.
+func guestSpec(spec *specs.Spec, cid, bundle string) (_ []bind, leftOut []string, _ error) {
 	dir := path.Join(agent.SharedDir, cid)
 	spec.Root.Path = path.Join(dir, rootfsName)
 	var binds []bind
@@ -99,17 +101,17 @@ func guestSpec(spec *specs.Spec, cid, bundle string) ([]bind, error) {
 		m := &spec.Mounts[i]
 		if !isBind(m) {
 			if err := checkKernelMount(m); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			continue
-		}
-		if path.Clean(m.Destination) == "/dev/shm" {
-			*m = guestShm(m.Destination)
 			continue
 		}
 		b, err := newBind(m, bundle, len(binds))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		if path.Clean(m.Destination) == "/dev/shm" && onTmpfs(b.Source) {
+			*m = guestShm(m.Destination)
+			continue
 		}
 		binds = append(binds, b)
 		m.Type = "bind"
@@ -118,9 +120,11 @@ func guestSpec(spec *specs.Spec, cid, bundle string) ([]bind, error) {
 		m.UIDMappings, m.GIDMappings = nil, nil
 	}
 	spec.Process.ApparmorProfile, spec.Process.SelinuxLabel = "", ""
-	spec.Process.ExecCPUAffinity = nil
-	guestLinux(spec.Linux, cid)
-	return binds, nil
+	if spec.Process.ExecCPUAffinity != nil {
+		spec.Process.ExecCPUAffinity = nil
+		leftOut = append(leftOut, "process.execCPUAffinity")
+	}
+	return binds, append(leftOut, guestLinux(spec.Linux, cid)...), nil
 }
 
 // isBind goes by the options, as runc does; the type of a bind mount is free, "none" and "bind" are usual.
@@ -135,6 +139,13 @@ func checkKernelMount(m *specs.Mount) error {
 		return nil
 	}
 	return fmt.Errorf("mount %s: type %q is not supported: %w", m.Destination, m.Type, errdefs.ErrInvalidArgument)
+}
+
+// onTmpfs says whether a source is the host's shared memory, /dev/shm or what containerd mounts for a pod, and not a folder
+// with somebody's data on a disk.
+func onTmpfs(source string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(source, &fs) == nil && fs.Type == unix.TMPFS_MAGIC
 }
 
 // guestShm replaces a bind of the host's shared memory, which could not be shared coherently with a VM.
@@ -191,30 +202,4 @@ func guestBindOptions(options []string) []string {
 		out = append(out, "rbind")
 	}
 	return out
-}
-
-func guestLinux(l *specs.Linux, cid string) {
-	l.CgroupsPath = path.Join("/", cid)
-	l.MountLabel = ""
-	l.IntelRdt = nil
-	l.Namespaces = slices.DeleteFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool {
-		return ns.Type == specs.NetworkNamespace
-	})
-	for i := range l.Namespaces {
-		l.Namespaces[i].Path = "" // a path names a namespace of the host
-	}
-	r := l.Resources
-	if r == nil {
-		return
-	}
-	r.BlockIO, r.Network, r.Rdma, r.HugepageLimits = nil, nil, nil, nil
-	if r.CPU != nil {
-		r.CPU.Cpus, r.CPU.Mems = "", "" // numbers of host CPUs
-		r.CPU.RealtimePeriod, r.CPU.RealtimeRuntime = nil, nil
-	}
-	if r.Memory != nil {
-		// The guest has no swap, so memory alone is the bound of both.
-		r.Memory.Swap, r.Memory.Swappiness = nil, nil
-		r.Memory.Kernel, r.Memory.KernelTCP = nil, nil //nolint:staticcheck // some clients still send them
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,7 +13,12 @@ import (
 )
 
 func emptySpec(mounts ...specs.Mount) *specs.Spec {
-	return &specs.Spec{Process: &specs.Process{Args: []string{"a"}, Cwd: "/"}, Root: &specs.Root{Path: "rootfs"}, Linux: &specs.Linux{}, Mounts: mounts}
+	return &specs.Spec{Process: &specs.Process{Args: []string{"a"}, Cwd: "/"}, Root: &specs.Root{Path: "rootfs"}, Linux: ownNetwork(), Mounts: mounts}
+}
+
+// ownNetwork is the least that a container needs.
+func ownNetwork() *specs.Linux {
+	return &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}}}
 }
 
 func TestGuestMounts(t *testing.T) {
@@ -60,6 +66,11 @@ func TestGuestMounts(t *testing.T) {
 			in:   specs.Mount{Destination: "/dev/shm/", Type: "bind", Source: "/dev/shm", Options: []string{"rbind"}},
 			want: specs.Mount{Destination: "/dev/shm/", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
 		},
+		"data at the place of shm": {
+			in:   specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/proc/self", Options: []string{"rbind"}},
+			want: specs.Mount{Destination: "/dev/shm", Type: "bind", Source: guest0, Options: []string{"rbind"}},
+			bind: &bind{Source: "/proc/self", Target: "mounts/0", Dir: true, Recursive: true},
+		},
 		"no source":     {in: specs.Mount{Destination: "/f", Source: "/no/such", Options: []string{"bind"}}, err: "mount /f: source /no/such: no such file"},
 		"a disk":        {in: specs.Mount{Destination: "/f", Source: "/dev/vda", Type: "ext4"}, err: `mount /f: type "ext4" is not supported`},
 		"id-mapped":     {in: specs.Mount{Destination: "/f", Source: file, Options: []string{"bind", "idmap"}}, err: "id-mapped"},
@@ -67,7 +78,7 @@ func TestGuestMounts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := emptySpec(tt.in)
-			binds, err := guestSpec(spec, "c1", bundle)
+			binds, _, err := guestSpec(spec, "c1", bundle)
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("error %v, want %q", err, tt.err)
@@ -100,24 +111,33 @@ func TestGuestLinux(t *testing.T) {
 	spec.Process.ApparmorProfile, spec.Process.SelinuxLabel = "cri-containerd", "label"
 	spec.Linux = &specs.Linux{
 		CgroupsPath: "/default/c1", IntelRdt: &specs.LinuxIntelRdt{}, MountLabel: "m",
-		Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace, Path: "/run/netns/x"}, {Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}},
+		Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace, Path: "/run/netns/x"}, {Type: specs.IPCNamespace}},
+		Devices:    []specs.LinuxDevice{{Path: "/dev/sda", Type: "b"}, {Path: "/dev/fuse", Type: "c"}},
 		Sysctl:     map[string]string{"net.ipv4.ip_forward": "1"},
 		Resources: &specs.LinuxResources{
-			Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+			Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}},
 			CPU:     &specs.LinuxCPU{Cpus: "7", Mems: "1", Quota: &n},
 			Memory:  &specs.LinuxMemory{Limit: &n, Swap: &n, Swappiness: &swap},
 			BlockIO: &specs.LinuxBlockIO{}, Pids: &specs.LinuxPids{Limit: &n},
 		},
 	}
-	if _, err := guestSpec(spec, "c1", t.TempDir()); err != nil {
+	if err := checkSpec(spec); err != nil {
 		t.Fatal(err)
+	}
+	_, leftOut, err := guestSpec(spec, "c1", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"linux.intelRdt", "linux.devices /dev/sda", "linux.resources.blockIO", "linux.resources.cpu.cpus", "linux.resources.cpu.mems"}; !slices.Equal(leftOut, want) {
+		t.Errorf("left out: %q, want %q", leftOut, want)
 	}
 	want := &specs.Linux{
 		CgroupsPath: "/c1",
 		Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}},
+		Devices:     []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c"}},
 		Sysctl:      map[string]string{"net.ipv4.ip_forward": "1"},
 		Resources: &specs.LinuxResources{
-			Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+			Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}},
 			CPU:     &specs.LinuxCPU{Quota: &n}, Memory: &specs.LinuxMemory{Limit: &n}, Pids: &specs.LinuxPids{Limit: &n},
 		},
 	}
@@ -143,6 +163,17 @@ func TestCheckSpec(t *testing.T) {
 		"hooks": {func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{}}, Poststop: []specs.Hook{{}}}
 		}, "hooks (createRuntime, poststop)"},
+		"the host's network": {func(s *specs.Spec) { s.Linux.Namespaces = nil }, "the host's network (--net-host, --network host) cannot be used"},
+		"a network by path":  {func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/run/netns/x" }, ""},
+		"another's ipc": {func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"})
+		}, "linux.namespaces[1]: ipc namespace /proc/7/ns/ipc: joining"},
+		"a disk": {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda", Type: "b"}} }, "linux.devices[0]: /dev/sda: block devices are not supported"},
+		"privileged": {func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda", Type: "b"}}
+			s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true, Access: "rwm"}}}
+		}, ""},
+		"net devices": {func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }, "linux.netDevices"},
 	} {
 		s := emptySpec()
 		tt.change(s)

@@ -1,0 +1,88 @@
+package shim
+
+import (
+	"fmt"
+	"path"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// checkLinux refuses, by name, what a container in a VM of its own cannot have: to run it without would not be what was
+// asked for.
+func checkLinux(l *specs.Linux) error {
+	network := false
+	for i, ns := range l.Namespaces {
+		switch {
+		case ns.Type == specs.NetworkNamespace:
+			network = true // its path is the network that the VM will be connected to one day
+		case ns.Path != "":
+			return fmt.Errorf("linux.namespaces[%d]: %s namespace %s: joining a namespace of the host's or of another container's is not supported: a container is in a VM of its own", i, ns.Type, ns.Path)
+		}
+	}
+	if !network {
+		return fmt.Errorf("linux.namespaces has no network: the host's network (--net-host, --network host) cannot be used from a VM; leave that option out")
+	}
+	if len(l.NetDevices) > 0 {
+		return fmt.Errorf("linux.netDevices: moving the host's network devices into a VM is not supported")
+	}
+	// A privileged container comes with all devices of the host's, asked for or not; guestLinux leaves the disks out.
+	if !allDevices(l) {
+		for i, d := range l.Devices {
+			if d.Type == "b" {
+				return fmt.Errorf("linux.devices[%d]: %s: block devices are not supported yet", i, d.Path)
+			}
+		}
+	}
+	return nil
+}
+
+// allDevices says whether a container may use every device, as privileged ones may.
+func allDevices(l *specs.Linux) bool {
+	return l.Resources != nil && slices.ContainsFunc(l.Resources.Devices, func(r specs.LinuxDeviceCgroup) bool {
+		return r.Allow && (r.Type == "" || r.Type == "a") && r.Major == nil && r.Minor == nil
+	})
+}
+
+// guestLinux rewrites the Linux section for the guest, and returns the names of what it leaves out.
+func guestLinux(l *specs.Linux, cid string) (leftOut []string) {
+	leave := func(name string, set bool) {
+		if set {
+			leftOut = append(leftOut, "linux."+name)
+		}
+	}
+	l.CgroupsPath = path.Join("/", cid)
+	l.MountLabel = ""
+	leave("intelRdt", l.IntelRdt != nil)
+	leave("memoryPolicy", l.MemoryPolicy != nil) // a guest has a single NUMA node
+	l.IntelRdt, l.MemoryPolicy = nil, nil
+	l.Namespaces = slices.DeleteFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.NetworkNamespace
+	})
+	l.Devices = slices.DeleteFunc(l.Devices, func(d specs.LinuxDevice) bool {
+		leave("devices "+d.Path, d.Type == "b") // its number would be that of another device there
+		return d.Type == "b"
+	})
+	r := l.Resources
+	if r == nil {
+		return leftOut
+	}
+	leave("resources.blockIO", r.BlockIO != nil) // names host devices, and the guest's I/O is the shared tree's
+	leave("resources.network", r.Network != nil)
+	leave("resources.rdma", len(r.Rdma) > 0)
+	leave("resources.hugepageLimits", len(r.HugepageLimits) > 0)
+	r.BlockIO, r.Network, r.Rdma, r.HugepageLimits = nil, nil, nil, nil
+	if c := r.CPU; c != nil {
+		leave("resources.cpu.cpus", c.Cpus != "") // numbers of host CPUs
+		leave("resources.cpu.mems", c.Mems != "")
+		leave("resources.cpu.realtimePeriod", c.RealtimePeriod != nil) // not in cgroup v2
+		leave("resources.cpu.realtimeRuntime", c.RealtimeRuntime != nil)
+		c.Cpus, c.Mems, c.RealtimePeriod, c.RealtimeRuntime = "", "", nil, nil
+	}
+	if r.Memory != nil {
+		// The guest has no swap, so memory alone is the bound of both; kernels no longer have a limit of their own memory.
+		r.Memory.Swap, r.Memory.Swappiness = nil, nil
+		r.Memory.Kernel, r.Memory.KernelTCP = nil, nil //nolint:staticcheck // some clients still send them
+	}
+	return leftOut
+}
