@@ -3,13 +3,15 @@ package integration
 import (
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/typeurl/v2"
 
@@ -28,25 +30,50 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
+// TestTenAtOnce has ten containers running side by side. They start two by two: an emulated machine has two CPUs, and a start
+// has a bound.
 func TestTenAtOnce(t *testing.T) {
 	c := containerd(t)
-	const n = 10
-	var wg sync.WaitGroup
-	began := time.Now()
-	for i := range n {
-		b := c.Background(t, strings.NewReader(strconv.Itoa(i)+"\n"), c.RunArgs(t, harness.Run{
-			Args: []string{"sh", "-c", `read -r n; echo "I am $n"; sleep 2; exit $((n + 20))`},
-		})...)
-		wg.Go(func() {
-			// Ten machines share two emulated CPUs.
-			r := b.Wait(t, 3*long)
-			t.Logf("container %d: %v", i, r.Took.Round(time.Millisecond))
-			if want := fmt.Sprintf("I am %d\n", i); r.Status != i+20 || r.Stdout != want {
-				t.Errorf("container %d: want status %d and %q; got %v", i, i+20, want, r)
+	const n, pace = 10, 2
+	running := func() int {
+		resp, err := c.Client().TaskService().List(c.Context(), &tasks.ListTasksRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := 0
+		for _, p := range resp.Tasks {
+			if p.Status == task.Status_RUNNING {
+				count++
 			}
-		})
+		}
+		return count
 	}
-	wg.Wait()
+	began := time.Now()
+	var all [n]*harness.Background
+	var inputs [n]*io.PipeWriter
+	for i := range n {
+		var r *io.PipeReader
+		r, inputs[i] = io.Pipe()
+		all[i] = c.Background(t, r, c.RunArgs(t, harness.Run{
+			Args: []string{"sh", "-c", `read -r n; echo "I am $n"; exit $((n + 20))`},
+		})...)
+		if (i+1)%pace == 0 {
+			await(t, fmt.Sprintf("%d containers to run", i+1), func() bool { return running() == i+1 })
+		}
+	}
+	t.Logf("%d containers run after %v", n, time.Since(began).Round(time.Millisecond))
+	for i, in := range inputs {
+		if _, err := fmt.Fprintln(in, i); err != nil {
+			t.Fatal(err)
+		}
+		in.Close()
+	}
+	for i, b := range all {
+		r := b.Wait(t, long)
+		if want := fmt.Sprintf("I am %d\n", i); r.Status != i+20 || r.Stdout != want {
+			t.Errorf("container %d: want status %d and %q; got %v", i, i+20, want, r)
+		}
+	}
 	t.Logf("%d containers took %v", n, time.Since(began).Round(time.Millisecond))
 }
 
