@@ -78,7 +78,8 @@ type Entropy struct{}
 type Serial struct {
 	// SerialOutPath is a file, created if need be and appended to; empty: fc-vmm's standard output.
 	SerialOutPath string `json:"serial_out_path,omitempty"`
-	// MaxBytes bounds how much of the output is kept, in bytes. 0 is DefaultSerialBytes. Not in Firecracker.
+	// MaxBytes bounds the file, in bytes, what it held before included: when it is full, its oldest half is dropped. Standard
+	// output has no bound. 0 is DefaultSerialBytes. Not in Firecracker.
 	MaxBytes int64 `json:"max_bytes,omitempty"`
 }
 
