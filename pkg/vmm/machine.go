@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/boot"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
@@ -132,34 +130,20 @@ func memoryField(cfg *config.VM) string {
 	return fmt.Sprintf("mem_size_mib %d", cfg.Machine.MemSizeMiB)
 }
 
-// openConsole gives the serial port's sink, and how much of the output it takes, in bytes.
-func (m *Machine) openConsole(cfg *config.VM, opts Options) (io.Writer, int64, error) {
-	out, limit := opts.Console, int64(config.DefaultSerialBytes)
-	if out == nil {
-		out = io.Discard
-	}
-	if cfg.Serial == nil {
-		return out, limit, nil
-	}
-	if path := cfg.Serial.SerialOutPath; path != "" {
-		f, err := openSerial(path)
+// openConsole gives the serial port's sink.
+func (m *Machine) openConsole(cfg *config.VM, opts Options) (io.Writer, error) {
+	if s := cfg.Serial; s != nil && s.SerialOutPath != "" {
+		f, err := legacy.OpenLog(s.SerialOutPath, s.MaxBytes)
 		if err != nil {
-			return nil, 0, &inputError{field: "serial_out_path", err: err}
+			return nil, &inputError{field: "serial_out_path", err: err}
 		}
 		m.files = append(m.files, f)
-		out = f
+		return f, nil
 	}
-	return out, cfg.Serial.MaxBytes, nil
-}
-
-// openSerial opens a file to append to. A named pipe is taken too, and its reader may come and go: opened for reading as
-// well, it neither blocks here nor fails later.
-func openSerial(path string) (*os.File, error) {
-	flags := os.O_WRONLY
-	if st, err := os.Stat(path); err == nil && st.Mode()&os.ModeNamedPipe != 0 {
-		flags = os.O_RDWR
+	if opts.Console == nil {
+		return io.Discard, nil
 	}
-	return os.OpenFile(path, flags|os.O_CREATE|os.O_APPEND|unix.O_NONBLOCK, 0o600)
+	return opts.Console, nil
 }
 
 // loadKernel fills guest RAM with what the guest starts from.

@@ -26,7 +26,7 @@ func (m *Machine) createChips() error {
 
 // addLegacy makes the devices on the bus of I/O ports.
 func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
-	out, limit, err := m.openConsole(cfg, opts)
+	out, err := m.openConsole(cfg, opts)
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
 		m.files = append(m.files, l)
 		lines[gsi] = l
 	}
-	m.console = legacy.NewConsole(out, limit)
+	m.console = legacy.NewConsole(out)
 	m.serial = legacy.NewSerial(m.console, lines[serialGSI])
 	m.i8042 = legacy.NewI8042(lines[keyboardGSI], func() { m.finish(Exit{Reason: Rebooted}) })
 	m.sleep = legacy.SleepControl{TypeS5: boot.SleepTypeS5, Off: func() { m.finish(Exit{Reason: PoweredOff}) }}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -320,14 +321,16 @@ func TestBootTimerLogsOnce(t *testing.T) {
 }
 
 // A named pipe is as good as a file, whether somebody reads it yet or not.
-func TestOpenSerialPipe(t *testing.T) {
+func TestOpenConsolePipe(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pipe")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	opened := make(chan *os.File, 1)
+	opened := make(chan io.Writer, 1)
+	m := &Machine{}
+	defer m.release(true)
 	go func() {
-		f, err := openSerial(path)
+		f, err := m.openConsole(&config.VM{Serial: &config.Serial{SerialOutPath: path, MaxBytes: 1}}, Options{})
 		if err != nil {
 			t.Error(err)
 		}
@@ -335,8 +338,7 @@ func TestOpenSerialPipe(t *testing.T) {
 	}()
 	select {
 	case f := <-opened:
-		defer f.Close()
-		if _, err := f.WriteString("hello"); err != nil {
+		if _, err := f.Write([]byte("hello")); err != nil {
 			t.Error(err)
 		}
 	case <-time.After(5 * time.Second):

@@ -11,23 +11,27 @@ import (
 // consoleBuffer is how many bytes wait for a slow sink before further ones are dropped.
 const consoleBuffer = 64 << 10
 
+// overrun stands where the writer did not take output in time.
+const overrun = "\n[output dropped]\n"
+
 // Console carries a serial port's output to a writer, from a goroutine of its own: a guest that prints never waits for the
-// host's disk or terminal. It writes at most a fixed number of bytes in all and drops the rest, since the guest decides how
-// much it prints.
+// host's disk or terminal. What the writer does not take in time is dropped, and a note says so. How much is kept is the
+// writer's business (Log).
 type Console struct {
 	w io.Writer
 
 	mu     sync.Mutex
 	wake   sync.Cond
 	buf    []byte
-	left   int64
+	lost   bool // something was dropped
+	failed bool
 	closed bool
 	done   chan struct{}
 }
 
-// NewConsole starts a console that writes at most maxBytes to w. A failed write ends the output, not the machine.
-func NewConsole(w io.Writer, maxBytes int64) *Console {
-	c := &Console{w: w, left: maxBytes, done: make(chan struct{}), buf: make([]byte, 0, 512)}
+// NewConsole starts a console that writes to w. A failed write ends the output, not the machine.
+func NewConsole(w io.Writer) *Console {
+	c := &Console{w: w, done: make(chan struct{}), buf: make([]byte, 0, 512)}
 	c.wake.L = &c.mu
 	go c.drain()
 	return c
@@ -37,10 +41,13 @@ func NewConsole(w io.Writer, maxBytes int64) *Console {
 func (c *Console) put(b byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.left <= 0 || len(c.buf) >= consoleBuffer {
+	if c.closed || c.failed {
 		return
 	}
-	c.left--
+	if len(c.buf) >= consoleBuffer {
+		c.lost = true
+		return
+	}
 	c.buf = append(c.buf, b)
 	if len(c.buf) == 1 {
 		c.wake.Signal()
@@ -56,6 +63,10 @@ func (c *Console) drain() {
 			c.wake.Wait()
 		}
 		p := c.buf
+		if c.lost {
+			c.lost = false
+			p = append(p, overrun...)
+		}
 		c.buf = spare[:0]
 		c.mu.Unlock()
 		if len(p) == 0 {
@@ -63,7 +74,7 @@ func (c *Console) drain() {
 		}
 		if _, err := c.w.Write(p); err != nil {
 			c.mu.Lock()
-			c.left = 0
+			c.failed = true
 			c.mu.Unlock()
 		}
 		spare = p

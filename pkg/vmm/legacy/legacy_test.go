@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -15,7 +16,7 @@ func (c *countIRQ) Trigger() { *c++ }
 
 func TestSerialTransmits(t *testing.T) {
 	var out bytes.Buffer
-	con := NewConsole(&out, 5)
+	con := NewConsole(&out)
 	var irq countIRQ
 	s := NewSerial(con, &irq)
 	for _, b := range []byte("hello, world") {
@@ -30,13 +31,13 @@ func TestSerialTransmits(t *testing.T) {
 	if err := con.Close(5 * time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if got := out.String(); got != "hello" {
-		t.Errorf("output %q, want the first five bytes", got)
+	if got := out.String(); got != "hello, world" {
+		t.Errorf("output %q", got)
 	}
 }
 
 func TestSerialTransmitterInterrupt(t *testing.T) {
-	con := NewConsole(io.Discard, 100)
+	con := NewConsole(io.Discard)
 	defer con.Close(time.Second)
 	var irq countIRQ
 	s := NewSerial(con, &irq)
@@ -59,7 +60,7 @@ func TestSerialTransmitterInterrupt(t *testing.T) {
 
 // What Linux' autoconfig does to find out what the port is.
 func TestSerialProbe(t *testing.T) {
-	con := NewConsole(io.Discard, 100)
+	con := NewConsole(io.Discard)
 	defer con.Close(time.Second)
 	var irq countIRQ
 	s := NewSerial(con, &irq)
@@ -87,13 +88,16 @@ func TestSerialProbe(t *testing.T) {
 	}
 }
 
-type stuckWriter struct{ release chan struct{} }
+type stuckWriter struct {
+	release chan struct{}
+	bytes.Buffer
+}
 
-func (w stuckWriter) Write(p []byte) (int, error) { <-w.release; return len(p), nil }
+func (w *stuckWriter) Write(p []byte) (int, error) { <-w.release; return w.Buffer.Write(p) }
 
 func TestConsoleNeverBlocksTheGuest(t *testing.T) {
-	w := stuckWriter{make(chan struct{})}
-	con := NewConsole(w, 1<<40)
+	w := &stuckWriter{release: make(chan struct{})}
+	con := NewConsole(w)
 	for range 3 * consoleBuffer {
 		con.put('x')
 	}
@@ -104,6 +108,37 @@ func TestConsoleNeverBlocksTheGuest(t *testing.T) {
 	if err := con.Close(5 * time.Second); err != nil {
 		t.Error(err)
 	}
+	if got := w.String(); !strings.HasSuffix(got, overrun) || strings.Count(got, overrun) != 1 {
+		t.Errorf("nothing says that output was dropped: %.20q at the end", got[max(0, len(got)-20):])
+	}
+}
+
+// Only a file has a bound.
+func TestConsoleWritesAll(t *testing.T) {
+	n := 0
+	con := NewConsole(writer(func(p []byte) { n += len(p) }))
+	const all = 3 << 20
+	for i := range all {
+		con.put('x')
+		if i%(consoleBuffer/2) == 0 {
+			for con.queued() > 0 {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	}
+	if err := con.Close(5 * time.Second); err != nil || n != all {
+		t.Errorf("%d bytes written, want %d; %v", n, all, err)
+	}
+}
+
+type writer func(p []byte)
+
+func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
+
+func (c *Console) queued() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.buf)
 }
 
 func TestI8042(t *testing.T) {
