@@ -97,8 +97,7 @@ func (m *Machine) SendCtrlAltDel(context.Context) error {
 	if m.State() != config.Running {
 		return m.wrongState("Ctrl+Alt+Del")
 	}
-	m.i8042.CtrlAltDel()
-	return nil
+	return m.i8042.CtrlAltDel()
 }
 
 // Wait returns when the machine has ended and nothing of it is left.

@@ -1,6 +1,11 @@
 package legacy
 
-import "sync"
+import (
+	"fmt"
+	"sync"
+
+	"github.com/containerd/errdefs"
+)
 
 // Ports of the keyboard controller.
 const (
@@ -174,16 +179,19 @@ func (k *I8042) interrupt() {
 	}
 }
 
-// CtrlAltDel presses and lets go of the three keys.
-func (k *I8042) CtrlAltDel() {
+// CtrlAltDel presses and lets go of the three keys. It fails, with an error of the class errdefs.ErrUnavailable, if the guest
+// has not read what it was given before: half of the codes would leave keys pressed.
+func (k *I8042) CtrlAltDel() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	codes := []byte{0x14, 0x11, 0xe0, 0x71, 0xe0, 0xf0, 0x71, 0xf0, 0x11, 0xf0, 0x14} // set 2
 	if k.ctr&ctrTranslate != 0 {
 		codes = []byte{0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d} // set 1
 	}
-	for _, c := range codes {
-		k.answer(c)
+	if n := len(k.out); n+len(codes) > i8042Queue {
+		return fmt.Errorf("keyboard: the guest has not read %d bytes: %w", n, errdefs.ErrUnavailable)
 	}
+	k.out = append(k.out, codes...)
 	k.interrupt()
+	return nil
 }
