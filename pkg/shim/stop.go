@@ -17,11 +17,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopTimeout bounds the wait for a killed fc-vmm; containerd gives `delete` 5 s in all.
-const stopTimeout = 3 * time.Second
+// containerd gives `delete` 5 s in all.
+const (
+	// stopTimeout bounds the wait for a killed fc-vmm.
+	stopTimeout = 3 * time.Second
+	// endBudget bounds that together with what is said to the shim, so that there is time for the rest.
+	endBudget = 4 * time.Second
+)
 
 // Stop implements shim.Shim (`delete`): it removes what a shim's death may have left of a container, and does nothing if
 // there is nothing. It must not harm a pod that lives: it touches only what belongs to this container's bundle.
+//
+// containerd runs it whenever its connection to the shim has ended: after a task's Delete and Shutdown, when all is gone;
+// after the shim's death; but also when only the connection broke, or when containerd died before it noted the shim's
+// address. In the last two cases the shim lives on, with its VM, and nobody will ever call it again: containerd tells the
+// world that the task has exited. So whatever of this container still runs at this point is ended: its VM, and then, by
+// dismissShim, the shim itself.
 func (*Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if err := identifiers.Validate(id); err != nil {
 		return shim.StopStatus{}, fmt.Errorf("container id: %w", err)
@@ -30,9 +41,14 @@ func (*Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if err != nil {
 		return shim.StopStatus{}, err
 	}
+	endCtx, cancel := context.WithTimeout(ctx, endBudget)
+	defer cancel()
 	status := shim.StopStatus{ExitStatus: exitKilled, ExitedAt: time.Now()}
 	pid, err := killVMMs(bundle)
 	status.Pid = pid
+	if derr := dismissShim(endCtx, bundle, id); derr != nil {
+		err = errors.Join(err, fmt.Errorf("end the shim that containerd has lost: %w", derr))
+	}
 	if r, err := readExit(bundle); err == nil {
 		status = shim.StopStatus{Pid: int(r.Pid), ExitStatus: int(r.ExitStatus), ExitedAt: r.ExitedAt}
 	}

@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
@@ -116,7 +118,87 @@ func TestStopCleansUp(t *testing.T) {
 	}
 }
 
-func TestStopSparesALivingShim(t *testing.T) {
+// serveShim has a world's shim answer at an address that its bundle names, as containerd's library would, to the shim's end.
+func (w *world) serveShim() (sock string) {
+	w.Helper()
+	sock = filepath.Join(w.TempDir(), "s")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		w.Fatal(err)
+	}
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(w.UnaryServerInterceptor()))
+	if err != nil {
+		w.Fatal(err)
+	}
+	if err := w.RegisterTTRPC(server); err != nil {
+		w.Fatal(err)
+	}
+	go func() { _ = server.Serve(w.ctx, l) }()
+	go func() {
+		<-w.sd.Done()
+		server.Close()
+	}()
+	w.write(filepath.Join(w.bundle, addressFile), "unix://"+sock)
+	return sock
+}
+
+// A shim that containerd has lost, by a broken connection or by its own death, must not live on.
+func TestStopEndsALostShim(t *testing.T) {
+	for name, run := range map[string]func(w *world){
+		"before Create": func(*world) {},
+		"with a task":   func(w *world) { w.run(nil) },
+		"task not started": func(w *world) {
+			if err := w.create(nil); err != nil {
+				w.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "", "sleep", "100")
+			run(w)
+			sock := w.serveShim()
+			begin := time.Now()
+			if st, err := NewManager("").Stop(stopContext(w.bundle), cid); err != nil || st.ExitStatus != 137 {
+				t.Errorf("%+v %v", st, err)
+			}
+			if d := time.Since(begin); d > 4*time.Second {
+				t.Errorf("it took %v", d)
+			}
+			select {
+			case <-w.sd.Done():
+			case <-time.After(time.Second):
+				t.Error("the shim lives on")
+			}
+			if exists(sock) {
+				t.Error("its socket is left")
+			}
+			if err := os.Remove(filepath.Join(w.bundle, addressFile)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// `delete` for a container whose shim has others takes nothing from those.
+func TestStopSparesOthers(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	w.run(nil)
+	sock := w.serveShim()
+	other := t.TempDir()
+	w.write(filepath.Join(other, addressFile), "unix://"+sock)
+	if _, err := NewManager("").Stop(stopContext(other), "c2"); err != nil || !exists(sock) {
+		t.Errorf("%v", err)
+	}
+	if st := w.state(""); st.Status != task.Status_RUNNING {
+		t.Errorf("the other's task: %v", st)
+	}
+	if err := os.Remove(filepath.Join(w.bundle, addressFile)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A shim that accepts and says nothing does not hold `delete` for longer than containerd waits for it.
+func TestStopOfASilentShim(t *testing.T) {
 	bundle := t.TempDir()
 	sock := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", sock)
@@ -127,8 +209,12 @@ func TestStopSparesALivingShim(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte("unix://"+sock), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewManager("").Stop(stopContext(bundle), "c1"); err != nil || !exists(sock) {
-		t.Errorf("the socket of a shim that lives was removed (%v)", err)
+	begin := time.Now()
+	if _, err := NewManager("").Stop(stopContext(bundle), "c1"); err == nil || !strings.Contains(err.Error(), "does not answer within 3s") || !exists(sock) {
+		t.Errorf("error %v; is the socket there: %v", err, exists(sock))
+	}
+	if d := time.Since(begin); d > 4500*time.Millisecond {
+		t.Errorf("it took %v", d)
 	}
 	if _, err := NewManager("").Stop(stopContext(bundle), "../c1"); err == nil {
 		t.Error("an id that is a path was taken")
