@@ -29,7 +29,6 @@ func ParseProcess(b []byte) (*specs.Process, error) {
 	if err := CheckProcess(&p); err != nil {
 		return nil, err
 	}
-	clearLabels(&p)
 	return &p, nil
 }
 
@@ -45,6 +44,9 @@ func CheckProcess(p *specs.Process) error {
 	case !filepath.IsAbs(p.Cwd):
 		return invalid("process.cwd", "%q is not absolute", p.Cwd)
 	}
+	if p.ApparmorProfile+p.SelinuxLabel != "" {
+		return invalid("process", "AppArmor profile %q, SELinux label %q: the guest has none", p.ApparmorProfile, p.SelinuxLabel)
+	}
 	seen := map[string]bool{}
 	for _, r := range p.Rlimits {
 		if _, ok := rlimits[r.Type]; !ok {
@@ -57,8 +59,6 @@ func CheckProcess(p *specs.Process) error {
 	}
 	return nil
 }
-
-func clearLabels(p *specs.Process) { p.ApparmorProfile, p.SelinuxLabel = "", "" }
 
 // Process makes libcontainer's process of one that CheckProcess accepted; its streams are left to the caller.
 func Process(p *specs.Process, init bool) (*libcontainer.Process, error) {

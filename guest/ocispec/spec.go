@@ -1,11 +1,10 @@
 // Package ocispec turns an OCI runtime spec that the shim has rewritten for the guest into what libcontainer takes.
 //
-// What a VM of its own changes, and nothing else, is decided here. Such decisions are:
+// The shim rewrites, for it knows the host; what names something of the host's and has come through all the same is refused
+// here, never adapted: hooks, a network namespace, namespaces by path, AppArmor and SELinux labels, another cgroup than the
+// one named after the container, resctrl. Only what depends on the guest itself is decided here:
 //   - The network namespace is the guest's own: the VM is the boundary. net.* sysctls thus apply to the guest.
 //     A container in a user namespace does not own it, and may thus not mount sysfs: it gets the guest's /sys bound instead.
-//   - AppArmor profiles and SELinux labels name policies of the host, which the guest's kernel has not loaded: they are left out.
-//   - cgroupsPath names a place on the host: in the guest each container has a cgroup named after its id.
-//   - Hooks run on the host; the shim has taken them out, and a spec that still has some is refused.
 //   - oomScoreAdj defaults to 0, for the agent's own, which a container would inherit, is -1000.
 package ocispec
 
@@ -64,19 +63,10 @@ func Convert(id string, spec *specs.Spec) (*Container, error) {
 	}
 	c := &Container{Process: spec.Process}
 	linux := spec.Linux
-	linux.CgroupsPath = "/" + id
-	linux.MountLabel = ""
-	if linux.IntelRdt != nil {
-		return nil, invalid("linux.intelRdt", "a guest has no resctrl")
+	if err := checkLinux(id, linux); err != nil {
+		return nil, err
 	}
-	namespaces := linux.Namespaces[:0]
-	for _, ns := range linux.Namespaces {
-		if ns.Type != specs.NetworkNamespace {
-			namespaces = append(namespaces, ns)
-		}
-	}
-	linux.Namespaces = namespaces
-	if hasNamespace(namespaces, specs.UserNamespace) {
+	if hasNamespace(linux.Namespaces, specs.UserNamespace) {
 		bindSysfs(spec.Mounts)
 	}
 	for name, value := range linux.Sysctl {
@@ -89,7 +79,6 @@ func Convert(id string, spec *specs.Spec) (*Container, error) {
 		c.NetSysctls[name] = value
 		delete(linux.Sysctl, name)
 	}
-	clearLabels(spec.Process)
 	if spec.Process.OOMScoreAdj == nil {
 		spec.Process.OOMScoreAdj = new(int)
 	}
@@ -99,6 +88,28 @@ func Convert(id string, spec *specs.Spec) (*Container, error) {
 		return nil, fmt.Errorf("spec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return c, nil
+}
+
+// checkLinux refuses what names something of the host's.
+func checkLinux(id string, linux *specs.Linux) error {
+	switch {
+	case linux.CgroupsPath != "" && linux.CgroupsPath != "/"+id:
+		return invalid("linux.cgroupsPath", "%q is not /%s", linux.CgroupsPath, id)
+	case linux.MountLabel != "":
+		return invalid("linux.mountLabel", "the guest has no SELinux")
+	case linux.IntelRdt != nil:
+		return invalid("linux.intelRdt", "a guest has no resctrl")
+	}
+	for _, ns := range linux.Namespaces {
+		switch {
+		case ns.Type == specs.NetworkNamespace:
+			return invalid("linux.namespaces", "the network is the guest's own")
+		case ns.Path != "":
+			return invalid("linux.namespaces", "%s: there is nothing to join at %s", ns.Type, ns.Path)
+		}
+	}
+	linux.CgroupsPath = "/" + id
+	return nil
 }
 
 func hasNamespace(namespaces []specs.LinuxNamespace, t specs.LinuxNamespaceType) bool {

@@ -16,8 +16,8 @@ func valid() *specs.Spec {
 		Root:    &specs.Root{Path: "/run/shared/c/rootfs"},
 		Process: &specs.Process{Args: []string{"true"}, Cwd: "/"},
 		Linux: &specs.Linux{
-			CgroupsPath: "/host/place",
-			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace, Path: "/proc/9/ns/net"}, {Type: specs.MountNamespace}},
+			CgroupsPath: "/c",
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}},
 		},
 	}
 }
@@ -34,6 +34,14 @@ func TestRefused(t *testing.T) {
 		`root.path: "rootfs"`:     func(s *specs.Spec) { s.Root.Path = "rootfs" },
 		"hooks: ":                 func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} },
 		"linux.intelRdt: ":        func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"linux.cgroupsPath: ":     func(s *specs.Spec) { s.Linux.CgroupsPath = "/host/place" },
+		"linux.mountLabel: ":      func(s *specs.Spec) { s.Linux.MountLabel = "l" },
+		"linux.namespaces: the n": func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.NetworkNamespace}} },
+		"linux.namespaces: ipc": func(s *specs.Spec) {
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}}
+		},
+		"process: AppArmor": func(s *specs.Spec) { s.Process.ApparmorProfile = "cri-containerd.apparmor.d" },
+		`process: AppArmor profile "", SELinux label "l"`: func(s *specs.Spec) { s.Process.SelinuxLabel = "l" },
 		"spec: ":                  func(s *specs.Spec) { s.Linux.RootfsPropagation = "sideways" },
 		"spec: namespace":         func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "soul"}} },
 		"spec: malformed spec fi": func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "pid"}} },
@@ -56,7 +64,6 @@ func TestConvert(t *testing.T) {
 	s := valid()
 	s.Hooks = &specs.Hooks{}
 	s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shm_rmid_forced": "1"}
-	s.Linux.MountLabel, s.Process.SelinuxLabel, s.Process.ApparmorProfile = "l", "l", "cri-containerd.apparmor.d"
 	b, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
@@ -71,9 +78,6 @@ func TestConvert(t *testing.T) {
 	}
 	if cfg.Cgroups.Path != "/c" {
 		t.Errorf("cgroup: %q", cfg.Cgroups.Path)
-	}
-	if cfg.AppArmorProfile+cfg.ProcessLabel+cfg.MountLabel != "" {
-		t.Errorf("labels: %q %q %q", cfg.AppArmorProfile, cfg.ProcessLabel, cfg.MountLabel)
 	}
 	if cfg.OomScoreAdj == nil || *cfg.OomScoreAdj != 0 {
 		t.Errorf("oom score: %v", cfg.OomScoreAdj)
@@ -122,7 +126,7 @@ func TestSysctlPath(t *testing.T) {
 
 func TestProcess(t *testing.T) {
 	b := []byte(`{"args":["sh"],"cwd":"/w","env":["A=b"],"user":{"uid":7,"gid":8,"additionalGids":[9]},"noNewPrivileges":true,
-		"consoleSize":{"width":80,"height":25},"apparmorProfile":"x","rlimits":[{"type":"RLIMIT_NOFILE","hard":20,"soft":10}],
+		"consoleSize":{"width":80,"height":25},"rlimits":[{"type":"RLIMIT_NOFILE","hard":20,"soft":10}],
 		"capabilities":{"bounding":["CAP_CHOWN"]}}`)
 	p, err := ParseProcess(b)
 	if err != nil {
@@ -133,7 +137,7 @@ func TestProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	if lp.Init || lp.UID != 7 || lp.GID != 8 || lp.AdditionalGroups[0] != 9 || lp.Cwd != "/w" || lp.Env[0] != "A=b" || lp.Args[0] != "sh" ||
-		!*lp.NoNewPrivileges || lp.ConsoleWidth != 80 || lp.ConsoleHeight != 25 || lp.AppArmorProfile != "" || lp.Rlimits[0].Soft != 10 ||
+		!*lp.NoNewPrivileges || lp.ConsoleWidth != 80 || lp.ConsoleHeight != 25 || lp.Rlimits[0].Soft != 10 ||
 		lp.Rlimits[0].Type != 7 || lp.Capabilities.Bounding[0] != "CAP_CHOWN" {
 		t.Errorf("%+v", lp)
 	}

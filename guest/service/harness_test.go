@@ -147,10 +147,9 @@ func (g *guest) spec(args ...string) *specs.Spec {
 			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: "/on/the/host",
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
-				{Type: specs.NetworkNamespace, Path: "/proc/99999/ns/net"}, {Type: specs.CgroupNamespace},
+				{Type: specs.CgroupNamespace},
 			},
 			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 			MaskedPaths:   []string{"/proc/kcore", "/proc/keys"},
