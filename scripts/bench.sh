@@ -17,6 +17,12 @@ if [ "${1:-}" != --in-machine ]; then
 	exit
 fi
 image=$2 name=$3 runs=$4
+# All in memory: an idle CPU's clock jumps to its next timer, so that every wait for the host's disk would count as much more
+# than it is.
+SCRATCH=$(mktemp -d)
+mount -t tmpfs tmpfs "$SCRATCH"
+cp -r "$bin" "$image" "$SCRATCH/"
+bin=$SCRATCH/bin image=$SCRATCH/${image##*/}
 . "$root/scripts/containerd.sh"
 
 median() { sort -n | awk '{v[NR]=$1} END{print NR % 2 ? v[(NR+1)/2] : (v[NR/2]+v[NR/2+1])/2}'; }

@@ -2,7 +2,7 @@
 # Sourced by what runs in the KVM test machine: a containerd of its own, with the built shim and tools.
 
 export PATH=${bin:?}:$bin/tools:$PATH
-dir=$(mktemp -d "$FC_SCRATCH/containerd.XXXXXX")
+dir=$(mktemp -d "${SCRATCH:-$FC_SCRATCH}/containerd.XXXXXX")
 export CONTAINERD_ADDRESS=$dir/containerd.sock CONTAINERD_NAMESPACE=demo
 
 ms() { date +%s%3N; }
