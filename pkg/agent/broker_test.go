@@ -15,13 +15,18 @@ import (
 
 func newBroker(t *testing.T) (*StreamBroker, func() net.Conn) {
 	t.Helper()
+	return newBrokerWith(t, 200*time.Millisecond)
+}
+
+func newBrokerWith(t *testing.T, headerTimeout time.Duration) (*StreamBroker, func() net.Conn) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := NewStreamBroker(l)
-	b.headerTimeout = 200 * time.Millisecond
+	b.headerTimeout = headerTimeout
 	served := make(chan error, 1)
 	go func() { served <- b.Serve() }()
 	t.Cleanup(func() {
@@ -131,8 +136,7 @@ func TestBrokerRefuses(t *testing.T) {
 }
 
 func TestBrokerBoundsUnnamed(t *testing.T) {
-	b, dial := newBroker(t)
-	b.headerTimeout = time.Minute
+	_, dial := newBrokerWith(t, time.Minute)
 	for range MaxUnnamed {
 		dial()
 	}
