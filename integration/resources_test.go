@@ -83,10 +83,12 @@ func TestOutOfMemory(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		fcOnly bool
+		hunger string
 		opts   []oci.SpecOpts
 	}{
-		{"limit", false, []oci.SpecOpts{oci.WithMemoryLimit(32 << 20)}},
-		{"machine", true, nil},
+		{"limit", false, "64M", []oci.SpecOpts{oci.WithMemoryLimit(32 << 20)}},
+		// Less than the RAM of the machine of 128 MiB, which the kernel would refuse at once, and more than is free of it.
+		{"machine", true, "104M", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.fcOnly {
@@ -95,8 +97,9 @@ func TestOutOfMemory(t *testing.T) {
 			ctx, cancel := context.WithCancel(c.Context())
 			defer cancel()
 			seen, errs := c.Client().Subscribe(ctx, `topic=="/tasks/oom"`)
-			// It grows in small steps: the kernel refuses at once what is obviously too much.
-			task := c.StartTask(t, "", nil, append(tt.opts, oci.WithProcessArgs("awk", `BEGIN { for (;;) a[i++] = sprintf("%4000s", i) }`))...)
+			// One read into a buffer of that size: a program that grows step by step loses its own code to the page cache's reclaim
+			// first, and crawls for minutes before the kernel calls it out of memory.
+			task := c.StartTask(t, "", nil, append(tt.opts, oci.WithProcessArgs("dd", "if=/dev/zero", "of=/dev/null", "bs="+tt.hunger, "count=1"))...)
 			if code := task.Await(t, long); code != 137 {
 				t.Errorf("ended with status %d, want 137; stderr: %s", code, task.Stderr.String())
 			}
