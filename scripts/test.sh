@@ -48,6 +48,7 @@ fi
 
 kvm_packages | grep -v '^integration$' >"$work/parts"
 echo integration | tee "$work/containers" >"$work/crowd"
+# shellcheck disable=SC2317 # run calls it
 build() {
 	local pkg cgo
 	while read -r pkg; do

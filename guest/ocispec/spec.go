@@ -127,7 +127,8 @@ func bindSysfs(mounts []specs.Mount) {
 }
 
 func hasHooks(h *specs.Hooks) bool {
-	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 //nolint:staticcheck // prestart is deprecated, and refused
+	//lint:ignore SA1019 prestart is deprecated, and refused like the others
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
 }
 
 // SysctlPath is the file of a sysctl below /proc/sys, for which slashes and dots both separate.

@@ -164,7 +164,6 @@ func (w *world) nothingLeft() {
 // client is a task's client with its FIFOs.
 type client struct {
 	stdinPath, stdoutPath string
-	stdin                 *os.File
 	out                   chan string
 }
 

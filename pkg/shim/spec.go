@@ -66,7 +66,9 @@ func hookNames(h *specs.Hooks) []string {
 		name  string
 		hooks []specs.Hook
 	}{
-		{"prestart", h.Prestart}, {"createRuntime", h.CreateRuntime}, {"createContainer", h.CreateContainer}, //nolint:staticcheck // prestart is still in use
+		//lint:ignore SA1019 prestart is deprecated, and still in use
+		{"prestart", h.Prestart},
+		{"createRuntime", h.CreateRuntime}, {"createContainer", h.CreateContainer},
 		{"startContainer", h.StartContainer}, {"poststart", h.Poststart}, {"poststop", h.Poststop},
 	} {
 		if len(s.hooks) > 0 {

@@ -82,7 +82,9 @@ func guestLinux(l *specs.Linux, cid string) (leftOut []string) {
 	if r.Memory != nil {
 		// The guest has no swap, so memory alone is the bound of both; kernels no longer have a limit of their own memory.
 		r.Memory.Swap, r.Memory.Swappiness = nil, nil
-		r.Memory.Kernel, r.Memory.KernelTCP = nil, nil //nolint:staticcheck // some clients still send them
+		r.Memory.KernelTCP = nil
+		//lint:ignore SA1019 some clients still send it
+		r.Memory.Kernel = nil
 	}
 	return leftOut
 }

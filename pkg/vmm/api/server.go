@@ -86,6 +86,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 	h, id := route(r.Method, r.URL.Path)
 	if h == nil || !strings.HasPrefix(r.URL.Path, "/") || r.URL.RawQuery != "" {
+		//lint:ignore ST1005 Firecracker's sentence: clients and scripts know it
 		return nil, fmt.Errorf("Invalid request method and/or path: %s %s.", shorten(r.Method), shorten(r.RequestURI))
 	}
 	if r.ContentLength > MaxBody {
@@ -99,8 +100,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 	case err != nil:
 		return nil, fmt.Errorf("the request's body did not arrive: %w", err)
 	case r.Method == http.MethodGet && len(body) > 0:
+		//lint:ignore ST1005 Firecracker's sentence
 		return nil, errors.New("GET request cannot have a body.")
 	case r.Method != http.MethodGet && len(body) == 0:
+		//lint:ignore ST1005 Firecracker's sentence
 		return nil, fmt.Errorf("Empty %s request.", r.Method)
 	}
 	answer, err := h(s, r.Context(), request{method: r.Method, id: id, body: body})
