@@ -28,6 +28,8 @@ const (
 	EnvRequireKVM = "FC_REQUIRE_KVM"
 	// EnvSlow is how many times slower than usual this machine is, for example because others use it, too.
 	EnvSlow = "FC_SLOW"
+	// EnvConsole, when it is 1, gives every guest a console, whose log is shown when a test fails.
+	EnvConsole = "FC_CONSOLE"
 	// EnvScratch is a folder on a file system that can hold overlayfs' upper layers; kvmhost sets it.
 	EnvScratch = "FC_SCRATCH"
 )

@@ -1,8 +1,10 @@
 package harness
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,13 +16,34 @@ type Settings map[string]any
 
 // settings are what every configuration of the tests starts from.
 func (c *Containerd) settings() Settings {
-	return Settings{
+	s := Settings{
 		"kernel": filepath.Join(c.Bin, "vmlinux"),
 		"image":  filepath.Join(c.Bin, "guest.img"),
 		// The default of 30 s, stretched like the tests' own limits.
 		"boot_timeout": Slow(30 * time.Second).String(),
 		"debug":        true,
 	}
+	if os.Getenv(EnvConsole) == "1" {
+		s["console_log"] = c.path("console")
+	}
+	return s
+}
+
+// consoles returns the consoles' logs, each at most its last 4 KiB.
+func (c *Containerd) consoles() string {
+	files, err := filepath.Glob(c.path("console", "*"))
+	if err != nil {
+		return err.Error()
+	}
+	var all strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return err.Error()
+		}
+		fmt.Fprintf(&all, "%s:\n%s\n", filepath.Base(f), b[max(0, len(b)-4<<10):])
+	}
+	return all.String()
 }
 
 // defaults is the path of the configuration that containers get unless a test says otherwise.

@@ -60,6 +60,7 @@ func (c *Containerd) NoLeaks(t testing.TB) {
 		}
 		if t.Failed() {
 			t.Log(c.LogTail(logged))
+			t.Log(c.consoles())
 		}
 	})
 }
