@@ -20,13 +20,6 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
-// Exit statuses besides those of vmm.Reason.
-const (
-	statusStopped = 0
-	statusBad     = 1
-	statusBroken  = 82
-)
-
 const (
 	// stopTimeout is how long the machine may take to end when told to; its parts have shorter bounds of their own.
 	stopTimeout = 15 * time.Second
@@ -52,7 +45,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	fmt.Fprintln(stderr, "fc-vmm:", err)
-	return statusBad
+	return config.StatusBadConfig
 }
 
 // serve runs the microVM to its end. An error means that no guest ran.
@@ -120,14 +113,14 @@ func serve(s *settings, stdout, stderr io.Writer) (int, error) {
 	switch {
 	case waitErr != nil:
 		log.L.WithError(waitErr).Error("not waiting for the microVM's start")
-		return statusBroken, nil
+		return config.StatusBroken, nil
 	case m == nil:
-		return statusStopped, err
+		return config.StatusEnded, err
 	}
 	status := stop(m, signals)
 	if err != nil {
 		log.L.WithError(err).Error("the API has failed")
-		status = statusBroken
+		status = config.StatusBroken
 	}
 	return status, nil
 }
@@ -177,7 +170,7 @@ func follow(m *vmm.Machine, signals <-chan os.Signal, failed <-chan error) int {
 	case err := <-failed:
 		log.L.WithError(err).Error("the API has failed")
 		stop(m, signals)
-		return statusBroken
+		return config.StatusBroken
 	}
 	return m.Wait().Reason.Status()
 }
@@ -193,7 +186,7 @@ func stop(m *vmm.Machine, signals <-chan os.Signal) int {
 	case <-time.After(stopTimeout):
 		log.L.Errorf("the microVM did not end within %v", stopTimeout)
 	}
-	return statusBroken
+	return config.StatusBroken
 }
 
 func listenAPI(s *settings) (net.Listener, error) {

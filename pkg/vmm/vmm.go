@@ -64,17 +64,17 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", int(r))
 }
 
-// Status is the exit status of a process whose machine ended so: 0, 80, 81 or 82.
+// Status is the exit status of a process whose machine ended so: one of package config's.
 func (r Reason) Status() int {
 	switch r {
 	case Stopped, Rebooted:
-		return 0
+		return config.StatusEnded
 	case PoweredOff:
-		return 80
+		return config.StatusPoweredOff
 	case Panicked:
-		return 81
+		return config.StatusPanicked
 	default:
-		return 82
+		return config.StatusBroken
 	}
 }
 
