@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
 // Bounds of waits. None is reached unless a thread of the host's kernel hangs.
