@@ -123,6 +123,9 @@ func UsableKVM() error {
 	}
 	defer unix.Close(fd)
 	vm, err := unix.IoctlRetInt(fd, kvmCreateVM)
+	for err == unix.EINTR { // Go's own signals interrupt it
+		vm, err = unix.IoctlRetInt(fd, kvmCreateVM)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: KVM_CREATE_VM: %w", ErrNoKVM, err)
 	}

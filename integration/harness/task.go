@@ -209,12 +209,12 @@ var ErrNoProcess = errors.New("no such process")
 // FindProcess returns the pid of the process that plays role for container id.
 func (c *Containerd) FindProcess(id string, role Role) (int, error) {
 	for _, p := range c.processes() {
-		args := strings.Fields(p.cmdline)
+		args := p.args
 		switch {
 		case !slices.Contains(args, id):
-		case role == Shim && strings.HasPrefix(p.comm, "containerd-shim") && !slices.Contains(args, "start") && !slices.Contains(args, "delete"):
+		case role == Shim && strings.HasPrefix(p.name, "containerd-shim") && !slices.Contains(args, "start") && !slices.Contains(args, "delete"):
 			return p.pid, nil
-		case role == VMM && c.FC() && p.comm == "fc-vmm" && slices.Contains(args, "--id"):
+		case role == VMM && c.FC() && p.name == "fc-vmm" && slices.Contains(args, "--id"):
 			return p.pid, nil
 		}
 	}

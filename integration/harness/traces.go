@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,9 +17,10 @@ import (
 )
 
 type process struct {
-	pid     int
-	comm    string
-	cmdline string
+	pid int
+	// name is the program's file name as it was called; of a process that is dead but unreaped, the first 15 bytes of that.
+	name string
+	args []string
 }
 
 // processes lists the live and the dead but unreaped processes that belong to this containerd's containers: those of a shim, of a
@@ -43,7 +45,11 @@ func (c *Containerd) processes() []process {
 		if err != nil {
 			continue
 		}
-		p := process{pid, strings.TrimSpace(string(comm)), strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " "))}
+		p := process{pid: pid, name: strings.TrimSpace(string(comm)), args: strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")}
+		if p.args[0] != "" {
+			// comm is the name of the first thread, which may have taken another.
+			p.name = filepath.Base(p.args[0])
+		}
 		if p.belongs(c.dir) {
 			ps = append(ps, p)
 		}
@@ -52,18 +58,16 @@ func (c *Containerd) processes() []process {
 }
 
 func (p process) belongs(dir string) bool {
-	if strings.Contains(p.cmdline, dir+"/") {
+	if slices.ContainsFunc(p.args, func(arg string) bool { return strings.Contains(arg, dir+"/") }) {
 		return true
 	}
-	// comm holds 15 characters.
-	return strings.HasPrefix(p.comm, "containerd-shim") || strings.HasPrefix(p.comm, "fc-vmm") || p.comm == "runc" ||
-		strings.HasPrefix(p.comm, "runc:")
+	return strings.HasPrefix(p.name, "containerd-shim") || p.name == "fc-vmm" || p.name == "runc" || strings.HasPrefix(p.name, "runc:")
 }
 
 func (c *Containerd) processLines() ([]string, error) {
 	var lines []string
 	for _, p := range c.processes() {
-		lines = append(lines, fmt.Sprintf("process %d (%s) %s", p.pid, p.comm, p.cmdline))
+		lines = append(lines, fmt.Sprintf("process %d (%s) %s", p.pid, p.name, strings.Join(p.args, " ")))
 	}
 	return lines, nil
 }

@@ -28,6 +28,9 @@ func probeKVM() error {
 	}
 	defer unix.Close(kvm)
 	vm, err := unix.IoctlRetInt(kvm, kvmCreateVM)
+	for err == unix.EINTR { // Go's own signals interrupt it
+		vm, err = unix.IoctlRetInt(kvm, kvmCreateVM)
+	}
 	if err != nil {
 		return fmt.Errorf("KVM_CREATE_VM: %w", err)
 	}
