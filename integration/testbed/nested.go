@@ -68,7 +68,6 @@ func runNested(ctx context.Context, s settings, work string, args []string) (int
 	}
 	defer errR.Close()
 	m := exec.Command(qemu.path, qemuArgs(s, qemu, img, work)...)
-	m.Env = append(os.Environ(), qemu.env...)
 	m.ExtraFiles = []*os.File{outW, errW}
 	if m.Stderr, err = os.Create(filepath.Join(work, "qemu.log")); err != nil {
 		return 0, err

@@ -13,21 +13,15 @@ import (
 type qemuBinary struct {
 	path string
 	args []string // where its firmware is
-	env  []string
 }
 
-// findQEMU prefers the newer QEMU that scripts/deps.sh unpacked into the cache over the system's.
+// findQEMU prefers the QEMU that scripts/qemu.sh built into the cache over the system's, which lends its firmware.
 func findQEMU(s settings) (qemuBinary, error) {
 	if s.qemu != "" {
 		return qemuBinary{path: s.qemu}, nil
 	}
-	root := filepath.Join(s.cache, "qemu", "usr")
-	if p := filepath.Join(root, "bin", "qemu-system-x86_64"); isFile(p) {
-		return qemuBinary{
-			path: p,
-			args: []string{"-L", filepath.Join(root, "share", "qemu"), "-L", "/usr/share/seabios"},
-			env:  []string{"QEMU_MODULE_DIR=" + filepath.Join(root, "lib", "x86_64-linux-gnu", "qemu")},
-		}, nil
+	if p := filepath.Join(s.cache, "qemu", "qemu-system-x86_64"); isFile(p) {
+		return qemuBinary{path: p, args: []string{"-L", "/usr/share/qemu", "-L", "/usr/share/seabios"}}, nil
 	}
 	p, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
