@@ -2,6 +2,6 @@ package main
 
 // What QEMU's emulation of nested virtualisation is steadiest with; scripts/stress.sh tries it.
 const (
-	steadyThreads = "multi"
+	steadyThreads = "single"
 	steadyKVMAMD  = "npt=1"
 )

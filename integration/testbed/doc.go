@@ -19,7 +19,7 @@
 //	KVMHOST_LOG=FILE        where to keep the machine's console
 //	KVMHOST_OUT=DIR         a folder of the host that CMD may write to, under the same path
 //	KVMHOST_QEMU=FILE       another qemu-system-x86_64
-//	KVMHOST_THREADS=multi   QEMU's CPUs on a thread each, or all on a single one
+//	KVMHOST_THREADS=single  QEMU's CPUs on a thread each, or all on a single one
 //	KVMHOST_KVM_AMD=npt=0   parameters of the machine's kvm_amd
 //	ICOUNT=1                counted time: one CPU whose clock advances 1 ns an instruction, so that figures repeat
 //	MEM=6G CPUS=2           the machine's size
