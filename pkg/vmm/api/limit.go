@@ -17,6 +17,8 @@ type connLimit struct {
 
 	mu    sync.Mutex
 	conns map[net.Conn]connUse
+
+	refusals chan struct{} // bounds the refusals under way
 }
 
 type connUse struct {
@@ -25,7 +27,7 @@ type connUse struct {
 }
 
 func newConnLimit(l net.Listener, max int) *connLimit {
-	return &connLimit{Listener: l, max: max, conns: make(map[net.Conn]connUse)}
+	return &connLimit{Listener: l, max: max, conns: make(map[net.Conn]connUse), refusals: make(chan struct{}, max)}
 }
 
 // Accept gives the next connection that there is room for.
@@ -38,12 +40,26 @@ func (l *connLimit) Accept() (net.Conn, error) {
 		if l.admit(c) {
 			return c, nil
 		}
-		// The socket's buffer is empty, so this does not block; the deadline makes sure.
-		c.SetDeadline(time.Now().Add(100 * time.Millisecond))
-		const body = `{"fault_message":"Too many open connections."}`
-		fmt.Fprintf(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-		c.Close()
+		select {
+		case l.refusals <- struct{}{}:
+			go func() {
+				refuse(c)
+				<-l.refusals
+			}()
+		default:
+			c.Close()
+		}
 	}
+}
+
+// refuse answers c's request with 503, and closes c. The request is read first: a client that is still writing it when the
+// connection ends would be told of a broken pipe and not of the reason.
+func refuse(c net.Conn) {
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Second))
+	c.Read(make([]byte, 4096))
+	const body = `{"fault_message":"Too many open connections."}`
+	fmt.Fprintf(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
 func (l *connLimit) admit(c net.Conn) bool {
