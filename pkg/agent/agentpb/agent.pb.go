@@ -1250,6 +1250,443 @@ func (*ResumeResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
+type UpdateRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// OCI LinuxResources as JSON; what is absent stays as it is.
+	Resources     []byte `protobuf:"bytes,2,opt,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRequest) Reset() {
+	*x = UpdateRequest{}
+	mi := &file_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRequest) ProtoMessage() {}
+
+func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *UpdateRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetResources() []byte {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+type UpdateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateResponse) Reset() {
+	*x = UpdateResponse{}
+	mi := &file_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateResponse) ProtoMessage() {}
+
+func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
+func (*UpdateResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{26}
+}
+
+type ConfigureNetworkRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Interfaces []*Interface           `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// In the order in which they must be added: a gateway after what makes it reachable.
+	Routes        []*Route     `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	Neighbours    []*Neighbour `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureNetworkRequest) Reset() {
+	*x = ConfigureNetworkRequest{}
+	mi := &file_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureNetworkRequest) ProtoMessage() {}
+
+func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureNetworkRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ConfigureNetworkRequest) GetInterfaces() []*Interface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *ConfigureNetworkRequest) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *ConfigureNetworkRequest) GetNeighbours() []*Neighbour {
+	if x != nil {
+		return x.Neighbours
+	}
+	return nil
+}
+
+type ConfigureNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureNetworkResponse) Reset() {
+	*x = ConfigureNetworkResponse{}
+	mi := &file_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureNetworkResponse) ProtoMessage() {}
+
+func (x *ConfigureNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureNetworkResponse.ProtoReflect.Descriptor instead.
+func (*ConfigureNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{28}
+}
+
+// Interface is a virtio-net device and what it becomes.
+type Interface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The device's MAC as the VMM has made it, six bytes: that is how the guest finds it.
+	DeviceMac []byte `protobuf:"bytes,1,opt,name=device_mac,json=deviceMac,proto3" json:"device_mac,omitempty"`
+	// What it is called and known by from then on.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Mac  []byte `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	Mtu  uint32 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// Addresses with their prefix lengths: 10.0.0.2/24, fd00::2/64.
+	Addresses     []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Interface) GetDeviceMac() []byte {
+	if x != nil {
+		return x.DeviceMac
+	}
+	return nil
+}
+
+func (x *Interface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Interface) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *Interface) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Interface) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Destination with its prefix length; 0.0.0.0/0 or ::/0 is the default route.
+	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	Gateway     string `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"` // empty for none
+	Source      string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`   // empty for none
+	// The name of its interface.
+	Interface string `protobuf:"bytes,4,opt,name=interface,proto3" json:"interface,omitempty"`
+	// As in rtnetlink(7): RT_SCOPE_…, RTPROT_…, metric (0 for the kernel's choice), RTNH_F_ONLINK.
+	Scope         uint32 `protobuf:"varint,5,opt,name=scope,proto3" json:"scope,omitempty"`
+	Protocol      uint32 `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Metric        uint32 `protobuf:"varint,7,opt,name=metric,proto3" json:"metric,omitempty"`
+	Onlink        bool   `protobuf:"varint,8,opt,name=onlink,proto3" json:"onlink,omitempty"`
+	Mtu           uint32 `protobuf:"varint,9,opt,name=mtu,proto3" json:"mtu,omitempty"` // 0 for the interface's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Route) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *Route) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *Route) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Route) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Route) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *Route) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Route) GetMetric() uint32 {
+	if x != nil {
+		return x.Metric
+	}
+	return 0
+}
+
+func (x *Route) GetOnlink() bool {
+	if x != nil {
+		return x.Onlink
+	}
+	return false
+}
+
+func (x *Route) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+type Neighbour struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Mac           []byte                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	Interface     string                 `protobuf:"bytes,3,opt,name=interface,proto3" json:"interface,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Neighbour) Reset() {
+	*x = Neighbour{}
+	mi := &file_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Neighbour) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Neighbour) ProtoMessage() {}
+
+func (x *Neighbour) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
+func (*Neighbour) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Neighbour) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Neighbour) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *Neighbour) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1258,7 +1695,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1707,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1720,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 type Event struct {
@@ -1296,7 +1733,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1745,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1758,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetOomContainerId() string {
@@ -1339,7 +1776,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1788,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1801,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 type ShutdownResponse struct {
@@ -1375,7 +1812,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1824,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1837,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -1474,12 +1911,46 @@ const file_agent_proto_rawDesc = "" +
 	"\rPauseResponse\"2\n" +
 	"\rResumeRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x10\n" +
-	"\x0eResumeResponse\"\x0f\n" +
+	"\x0eResumeResponse\"P\n" +
+	"\rUpdateRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1c\n" +
+	"\tresources\x18\x02 \x01(\fR\tresources\"\x10\n" +
+	"\x0eUpdateResponse\"\xb5\x01\n" +
+	"\x17ConfigureNetworkRequest\x126\n" +
+	"\n" +
+	"interfaces\x18\x01 \x03(\v2\x16.fc.agent.v1.InterfaceR\n" +
+	"interfaces\x12*\n" +
+	"\x06routes\x18\x02 \x03(\v2\x12.fc.agent.v1.RouteR\x06routes\x126\n" +
+	"\n" +
+	"neighbours\x18\x03 \x03(\v2\x16.fc.agent.v1.NeighbourR\n" +
+	"neighbours\"\x1a\n" +
+	"\x18ConfigureNetworkResponse\"\x80\x01\n" +
+	"\tInterface\x12\x1d\n" +
+	"\n" +
+	"device_mac\x18\x01 \x01(\fR\tdeviceMac\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x1c\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddresses\"\xed\x01\n" +
+	"\x05Route\x12 \n" +
+	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x1c\n" +
+	"\tinterface\x18\x04 \x01(\tR\tinterface\x12\x14\n" +
+	"\x05scope\x18\x05 \x01(\rR\x05scope\x12\x1a\n" +
+	"\bprotocol\x18\x06 \x01(\rR\bprotocol\x12\x16\n" +
+	"\x06metric\x18\a \x01(\rR\x06metric\x12\x16\n" +
+	"\x06onlink\x18\b \x01(\bR\x06onlink\x12\x10\n" +
+	"\x03mtu\x18\t \x01(\rR\x03mtu\"U\n" +
+	"\tNeighbour\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x1c\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\"\x0f\n" +
 	"\rEventsRequest\"1\n" +
 	"\x05Event\x12(\n" +
 	"\x10oom_container_id\x18\x01 \x01(\tR\x0eoomContainerId\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\x92\a\n" +
+	"\x10ShutdownResponse2\xb6\b\n" +
 	"\x05Agent\x12;\n" +
 	"\x04Info\x12\x18.fc.agent.v1.InfoRequest\x1a\x19.fc.agent.v1.InfoResponse\x12A\n" +
 	"\x06Create\x12\x1a.fc.agent.v1.CreateRequest\x1a\x1b.fc.agent.v1.CreateResponse\x12;\n" +
@@ -1492,7 +1963,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x04Pids\x12\x18.fc.agent.v1.PidsRequest\x1a\x19.fc.agent.v1.PidsResponse\x12>\n" +
 	"\x05Stats\x12\x19.fc.agent.v1.StatsRequest\x1a\x1a.fc.agent.v1.StatsResponse\x12>\n" +
 	"\x05Pause\x12\x19.fc.agent.v1.PauseRequest\x1a\x1a.fc.agent.v1.PauseResponse\x12A\n" +
-	"\x06Resume\x12\x1a.fc.agent.v1.ResumeRequest\x1a\x1b.fc.agent.v1.ResumeResponse\x12:\n" +
+	"\x06Resume\x12\x1a.fc.agent.v1.ResumeRequest\x1a\x1b.fc.agent.v1.ResumeResponse\x12A\n" +
+	"\x06Update\x12\x1a.fc.agent.v1.UpdateRequest\x1a\x1b.fc.agent.v1.UpdateResponse\x12_\n" +
+	"\x10ConfigureNetwork\x12$.fc.agent.v1.ConfigureNetworkRequest\x1a%.fc.agent.v1.ConfigureNetworkResponse\x12:\n" +
 	"\x06Events\x12\x1a.fc.agent.v1.EventsRequest\x1a\x12.fc.agent.v1.Event0\x01\x12G\n" +
 	"\bShutdown\x12\x1c.fc.agent.v1.ShutdownRequest\x1a\x1d.fc.agent.v1.ShutdownResponseBCZAgithub.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb;agentpbb\x06proto3"
 
@@ -1508,76 +1981,90 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_agent_proto_goTypes = []any{
-	(*InfoRequest)(nil),           // 0: fc.agent.v1.InfoRequest
-	(*InfoResponse)(nil),          // 1: fc.agent.v1.InfoResponse
-	(*Streams)(nil),               // 2: fc.agent.v1.Streams
-	(*CreateRequest)(nil),         // 3: fc.agent.v1.CreateRequest
-	(*CreateResponse)(nil),        // 4: fc.agent.v1.CreateResponse
-	(*ExecRequest)(nil),           // 5: fc.agent.v1.ExecRequest
-	(*ExecResponse)(nil),          // 6: fc.agent.v1.ExecResponse
-	(*StartRequest)(nil),          // 7: fc.agent.v1.StartRequest
-	(*StartResponse)(nil),         // 8: fc.agent.v1.StartResponse
-	(*WaitRequest)(nil),           // 9: fc.agent.v1.WaitRequest
-	(*WaitResponse)(nil),          // 10: fc.agent.v1.WaitResponse
-	(*KillRequest)(nil),           // 11: fc.agent.v1.KillRequest
-	(*KillResponse)(nil),          // 12: fc.agent.v1.KillResponse
-	(*DeleteRequest)(nil),         // 13: fc.agent.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 14: fc.agent.v1.DeleteResponse
-	(*ResizePtyRequest)(nil),      // 15: fc.agent.v1.ResizePtyRequest
-	(*ResizePtyResponse)(nil),     // 16: fc.agent.v1.ResizePtyResponse
-	(*PidsRequest)(nil),           // 17: fc.agent.v1.PidsRequest
-	(*PidsResponse)(nil),          // 18: fc.agent.v1.PidsResponse
-	(*StatsRequest)(nil),          // 19: fc.agent.v1.StatsRequest
-	(*StatsResponse)(nil),         // 20: fc.agent.v1.StatsResponse
-	(*PauseRequest)(nil),          // 21: fc.agent.v1.PauseRequest
-	(*PauseResponse)(nil),         // 22: fc.agent.v1.PauseResponse
-	(*ResumeRequest)(nil),         // 23: fc.agent.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 24: fc.agent.v1.ResumeResponse
-	(*EventsRequest)(nil),         // 25: fc.agent.v1.EventsRequest
-	(*Event)(nil),                 // 26: fc.agent.v1.Event
-	(*ShutdownRequest)(nil),       // 27: fc.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 28: fc.agent.v1.ShutdownResponse
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*InfoRequest)(nil),              // 0: fc.agent.v1.InfoRequest
+	(*InfoResponse)(nil),             // 1: fc.agent.v1.InfoResponse
+	(*Streams)(nil),                  // 2: fc.agent.v1.Streams
+	(*CreateRequest)(nil),            // 3: fc.agent.v1.CreateRequest
+	(*CreateResponse)(nil),           // 4: fc.agent.v1.CreateResponse
+	(*ExecRequest)(nil),              // 5: fc.agent.v1.ExecRequest
+	(*ExecResponse)(nil),             // 6: fc.agent.v1.ExecResponse
+	(*StartRequest)(nil),             // 7: fc.agent.v1.StartRequest
+	(*StartResponse)(nil),            // 8: fc.agent.v1.StartResponse
+	(*WaitRequest)(nil),              // 9: fc.agent.v1.WaitRequest
+	(*WaitResponse)(nil),             // 10: fc.agent.v1.WaitResponse
+	(*KillRequest)(nil),              // 11: fc.agent.v1.KillRequest
+	(*KillResponse)(nil),             // 12: fc.agent.v1.KillResponse
+	(*DeleteRequest)(nil),            // 13: fc.agent.v1.DeleteRequest
+	(*DeleteResponse)(nil),           // 14: fc.agent.v1.DeleteResponse
+	(*ResizePtyRequest)(nil),         // 15: fc.agent.v1.ResizePtyRequest
+	(*ResizePtyResponse)(nil),        // 16: fc.agent.v1.ResizePtyResponse
+	(*PidsRequest)(nil),              // 17: fc.agent.v1.PidsRequest
+	(*PidsResponse)(nil),             // 18: fc.agent.v1.PidsResponse
+	(*StatsRequest)(nil),             // 19: fc.agent.v1.StatsRequest
+	(*StatsResponse)(nil),            // 20: fc.agent.v1.StatsResponse
+	(*PauseRequest)(nil),             // 21: fc.agent.v1.PauseRequest
+	(*PauseResponse)(nil),            // 22: fc.agent.v1.PauseResponse
+	(*ResumeRequest)(nil),            // 23: fc.agent.v1.ResumeRequest
+	(*ResumeResponse)(nil),           // 24: fc.agent.v1.ResumeResponse
+	(*UpdateRequest)(nil),            // 25: fc.agent.v1.UpdateRequest
+	(*UpdateResponse)(nil),           // 26: fc.agent.v1.UpdateResponse
+	(*ConfigureNetworkRequest)(nil),  // 27: fc.agent.v1.ConfigureNetworkRequest
+	(*ConfigureNetworkResponse)(nil), // 28: fc.agent.v1.ConfigureNetworkResponse
+	(*Interface)(nil),                // 29: fc.agent.v1.Interface
+	(*Route)(nil),                    // 30: fc.agent.v1.Route
+	(*Neighbour)(nil),                // 31: fc.agent.v1.Neighbour
+	(*EventsRequest)(nil),            // 32: fc.agent.v1.EventsRequest
+	(*Event)(nil),                    // 33: fc.agent.v1.Event
+	(*ShutdownRequest)(nil),          // 34: fc.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),         // 35: fc.agent.v1.ShutdownResponse
+	(*timestamppb.Timestamp)(nil),    // 36: google.protobuf.Timestamp
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: fc.agent.v1.CreateRequest.streams:type_name -> fc.agent.v1.Streams
 	2,  // 1: fc.agent.v1.ExecRequest.streams:type_name -> fc.agent.v1.Streams
-	29, // 2: fc.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
-	0,  // 3: fc.agent.v1.Agent.Info:input_type -> fc.agent.v1.InfoRequest
-	3,  // 4: fc.agent.v1.Agent.Create:input_type -> fc.agent.v1.CreateRequest
-	5,  // 5: fc.agent.v1.Agent.Exec:input_type -> fc.agent.v1.ExecRequest
-	7,  // 6: fc.agent.v1.Agent.Start:input_type -> fc.agent.v1.StartRequest
-	9,  // 7: fc.agent.v1.Agent.Wait:input_type -> fc.agent.v1.WaitRequest
-	11, // 8: fc.agent.v1.Agent.Kill:input_type -> fc.agent.v1.KillRequest
-	13, // 9: fc.agent.v1.Agent.Delete:input_type -> fc.agent.v1.DeleteRequest
-	15, // 10: fc.agent.v1.Agent.ResizePty:input_type -> fc.agent.v1.ResizePtyRequest
-	17, // 11: fc.agent.v1.Agent.Pids:input_type -> fc.agent.v1.PidsRequest
-	19, // 12: fc.agent.v1.Agent.Stats:input_type -> fc.agent.v1.StatsRequest
-	21, // 13: fc.agent.v1.Agent.Pause:input_type -> fc.agent.v1.PauseRequest
-	23, // 14: fc.agent.v1.Agent.Resume:input_type -> fc.agent.v1.ResumeRequest
-	25, // 15: fc.agent.v1.Agent.Events:input_type -> fc.agent.v1.EventsRequest
-	27, // 16: fc.agent.v1.Agent.Shutdown:input_type -> fc.agent.v1.ShutdownRequest
-	1,  // 17: fc.agent.v1.Agent.Info:output_type -> fc.agent.v1.InfoResponse
-	4,  // 18: fc.agent.v1.Agent.Create:output_type -> fc.agent.v1.CreateResponse
-	6,  // 19: fc.agent.v1.Agent.Exec:output_type -> fc.agent.v1.ExecResponse
-	8,  // 20: fc.agent.v1.Agent.Start:output_type -> fc.agent.v1.StartResponse
-	10, // 21: fc.agent.v1.Agent.Wait:output_type -> fc.agent.v1.WaitResponse
-	12, // 22: fc.agent.v1.Agent.Kill:output_type -> fc.agent.v1.KillResponse
-	14, // 23: fc.agent.v1.Agent.Delete:output_type -> fc.agent.v1.DeleteResponse
-	16, // 24: fc.agent.v1.Agent.ResizePty:output_type -> fc.agent.v1.ResizePtyResponse
-	18, // 25: fc.agent.v1.Agent.Pids:output_type -> fc.agent.v1.PidsResponse
-	20, // 26: fc.agent.v1.Agent.Stats:output_type -> fc.agent.v1.StatsResponse
-	22, // 27: fc.agent.v1.Agent.Pause:output_type -> fc.agent.v1.PauseResponse
-	24, // 28: fc.agent.v1.Agent.Resume:output_type -> fc.agent.v1.ResumeResponse
-	26, // 29: fc.agent.v1.Agent.Events:output_type -> fc.agent.v1.Event
-	28, // 30: fc.agent.v1.Agent.Shutdown:output_type -> fc.agent.v1.ShutdownResponse
-	17, // [17:31] is the sub-list for method output_type
-	3,  // [3:17] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	36, // 2: fc.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
+	29, // 3: fc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> fc.agent.v1.Interface
+	30, // 4: fc.agent.v1.ConfigureNetworkRequest.routes:type_name -> fc.agent.v1.Route
+	31, // 5: fc.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> fc.agent.v1.Neighbour
+	0,  // 6: fc.agent.v1.Agent.Info:input_type -> fc.agent.v1.InfoRequest
+	3,  // 7: fc.agent.v1.Agent.Create:input_type -> fc.agent.v1.CreateRequest
+	5,  // 8: fc.agent.v1.Agent.Exec:input_type -> fc.agent.v1.ExecRequest
+	7,  // 9: fc.agent.v1.Agent.Start:input_type -> fc.agent.v1.StartRequest
+	9,  // 10: fc.agent.v1.Agent.Wait:input_type -> fc.agent.v1.WaitRequest
+	11, // 11: fc.agent.v1.Agent.Kill:input_type -> fc.agent.v1.KillRequest
+	13, // 12: fc.agent.v1.Agent.Delete:input_type -> fc.agent.v1.DeleteRequest
+	15, // 13: fc.agent.v1.Agent.ResizePty:input_type -> fc.agent.v1.ResizePtyRequest
+	17, // 14: fc.agent.v1.Agent.Pids:input_type -> fc.agent.v1.PidsRequest
+	19, // 15: fc.agent.v1.Agent.Stats:input_type -> fc.agent.v1.StatsRequest
+	21, // 16: fc.agent.v1.Agent.Pause:input_type -> fc.agent.v1.PauseRequest
+	23, // 17: fc.agent.v1.Agent.Resume:input_type -> fc.agent.v1.ResumeRequest
+	25, // 18: fc.agent.v1.Agent.Update:input_type -> fc.agent.v1.UpdateRequest
+	27, // 19: fc.agent.v1.Agent.ConfigureNetwork:input_type -> fc.agent.v1.ConfigureNetworkRequest
+	32, // 20: fc.agent.v1.Agent.Events:input_type -> fc.agent.v1.EventsRequest
+	34, // 21: fc.agent.v1.Agent.Shutdown:input_type -> fc.agent.v1.ShutdownRequest
+	1,  // 22: fc.agent.v1.Agent.Info:output_type -> fc.agent.v1.InfoResponse
+	4,  // 23: fc.agent.v1.Agent.Create:output_type -> fc.agent.v1.CreateResponse
+	6,  // 24: fc.agent.v1.Agent.Exec:output_type -> fc.agent.v1.ExecResponse
+	8,  // 25: fc.agent.v1.Agent.Start:output_type -> fc.agent.v1.StartResponse
+	10, // 26: fc.agent.v1.Agent.Wait:output_type -> fc.agent.v1.WaitResponse
+	12, // 27: fc.agent.v1.Agent.Kill:output_type -> fc.agent.v1.KillResponse
+	14, // 28: fc.agent.v1.Agent.Delete:output_type -> fc.agent.v1.DeleteResponse
+	16, // 29: fc.agent.v1.Agent.ResizePty:output_type -> fc.agent.v1.ResizePtyResponse
+	18, // 30: fc.agent.v1.Agent.Pids:output_type -> fc.agent.v1.PidsResponse
+	20, // 31: fc.agent.v1.Agent.Stats:output_type -> fc.agent.v1.StatsResponse
+	22, // 32: fc.agent.v1.Agent.Pause:output_type -> fc.agent.v1.PauseResponse
+	24, // 33: fc.agent.v1.Agent.Resume:output_type -> fc.agent.v1.ResumeResponse
+	26, // 34: fc.agent.v1.Agent.Update:output_type -> fc.agent.v1.UpdateResponse
+	28, // 35: fc.agent.v1.Agent.ConfigureNetwork:output_type -> fc.agent.v1.ConfigureNetworkResponse
+	33, // 36: fc.agent.v1.Agent.Events:output_type -> fc.agent.v1.Event
+	35, // 37: fc.agent.v1.Agent.Shutdown:output_type -> fc.agent.v1.ShutdownResponse
+	22, // [22:38] is the sub-list for method output_type
+	6,  // [6:22] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1591,7 +2078,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
