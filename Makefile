@@ -48,7 +48,7 @@ guest: deps
 kernel: deps ## bin/vmlinux, from Debian's source, or from KERNEL=path
 	@scripts/kernel.sh
 
-tools: deps ## bin/tools/: containerd, ctr, containerd-shim-runc-v2, runc
+tools: deps ## bin/tools/: containerd, ctr, runc and its shim, nerdctl, CNI plugins, containerd's client tests
 	@scripts/tools.sh
 
 deps: ## install Debian's packages and a Go that is new enough

@@ -7,6 +7,7 @@ packages=(
 	gcc libc6-dev libseccomp-dev make pkg-config git                            # the agent and runc, with cgo
 	linux-source-6.1 bc bison flex libelf-dev libssl-dev perl xz-utils cpio kmod # the guest's kernel
 	erofs-utils e2fsprogs busybox-static                                        # images
+	iptables iproute2                                                           # what CNI plugins and nerdctl call
 	qemu-system-x86 qemu-system-common qemu-system-data seabios                 # the nested machine
 	libglib2.0-dev libfdt-dev zlib1g-dev ninja-build patch python3-venv         # its own QEMU
 	ca-certificates curl shellcheck unzip

@@ -1,23 +1,31 @@
 #!/usr/bin/env bash
-# tools.sh: builds containerd, ctr, containerd-shim-runc-v2 and runc at the versions of integration/tools/go.mod into
-# bin/tools. The tests and the demo use these and nothing that is installed. Kept in the cache under a hash of go.sum.
+# tools.sh: builds the programs that the tests and the demo drive, which use these and nothing that is installed, into
+# bin/tools: containerd, ctr, containerd-shim-runc-v2 and runc; nerdctl; in cni/ the CNI plugins; in containerd-client/
+# containerd's own client tests. Their versions are those of integration/tools/go.mod and integration/tools/nerdctl/go.mod;
+# they are kept in the cache under a hash of both.
 . "$(dirname "$0")/lib.sh"
 module=$root/integration/tools
 out=$bin/tools
-hash=$( (go env GOVERSION; cat "$module/go.mod" "$module/go.sum" "$0") | sha256sum | cut -c 1-16)
+hash=$( (go env GOVERSION; cat "$module"/go.{mod,sum} "$module"/nerdctl/go.{mod,sum} "$0") | sha256sum | cut -c 1-16)
 kept=$cache/tools/$hash
 mkdir -p "$cache/tools" "$out"
 exec 8>"$cache/tools/lock"
 flock 8
+
+cni=(ipam/host-local main/{bridge,ipvlan,loopback,macvlan,ptp} meta/{firewall,portmap,tuning})
+
+version() { go list -m -f '{{.Version}}' "$1"; }
 
 if [ ! -d "$kept" ]; then
 	tmp=$(mktemp -d "$cache/tools/new.XXXXXX")
 	trap 'rm -rf "$tmp"' EXIT
 	log=$cache/tools/build.log
 	cd "$module"
-	go mod download
-	containerd=$(go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)
-	runc=$(go list -m -f '{{.Version}}' github.com/opencontainers/runc)
+	run "downloading the tools' modules" "$log" go mod download
+	run "downloading nerdctl's modules" "$log" go -C nerdctl mod download
+	containerd=$(version github.com/containerd/containerd/v2)
+	runc=$(version github.com/opencontainers/runc)
+	plugins=$(version github.com/containernetworking/plugins)
 	v=github.com/containerd/containerd/v2/version
 	# No CRI, and so no client of Kubernetes: neither the tests nor the demo use it yet.
 	CGO_ENABLED=0 run "building containerd $containerd" "$log" go build -trimpath -o "$tmp/" \
@@ -25,10 +33,27 @@ if [ ! -d "$kept" ]; then
 		github.com/containerd/containerd/v2/cmd/containerd \
 		github.com/containerd/containerd/v2/cmd/ctr \
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	mkdir "$tmp/containerd-client"
+	CGO_ENABLED=0 run "building containerd's client tests" "$log" go test -c -trimpath -ldflags "-s -w" \
+		-o "$tmp/containerd-client/client.test" github.com/containerd/containerd/v2/integration/client
+	install -D -m 644 -t "$tmp/containerd-client/testdata" \
+		"$(go list -m -f '{{.Dir}}' github.com/containerd/containerd/v2)"/integration/client/testdata/*
 	CGO_ENABLED=1 run "building runc $runc" "$log" go build -trimpath -o "$tmp/" \
 		-tags "seccomp netgo osusergo" -ldflags "-s -w -X main.version=${runc#v} -linkmode external -extldflags -static" \
 		github.com/opencontainers/runc
+	mkdir "$tmp/cni"
+	CGO_ENABLED=0 run "building CNI plugins $plugins" "$log" go build -trimpath -o "$tmp/cni/" \
+		-ldflags "-s -w -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=$plugins" \
+		"${cni[@]/#/github.com/containernetworking/plugins/plugins/}"
+	cd nerdctl
+	nerdctl=$(version github.com/containerd/nerdctl/v2)
+	CGO_ENABLED=0 run "building nerdctl $nerdctl" "$log" go build -trimpath -o "$tmp/" \
+		-ldflags "-s -w -X github.com/containerd/nerdctl/v2/pkg/version.Version=$nerdctl" github.com/containerd/nerdctl/v2/cmd/nerdctl
 	chmod 755 "$tmp"
 	mv "$tmp" "$kept"
 fi
-for f in "$kept"/*; do install_file "$f" "$out/${f##*/}"; done
+cd "$kept"
+find . -type f -printf '%P\n' | while read -r f; do
+	mkdir -p "$(dirname "$out/$f")"
+	install_file "$f" "$out/$f"
+done
