@@ -11,6 +11,8 @@ import (
 const usage = `fc-vmm runs one microVM, driven over Firecracker's HTTP API on a Unix socket.
 
 Usage: fc-vmm [OPTION]...      (--name VALUE and --name=VALUE are the same)
+       fc-vmm hold ...          the process that stands for a container on the
+                                host; the shim starts it
 
   --api-sock PATH      socket to make and serve the API on; must not exist yet
                        (default /run/firecracker.socket)

@@ -29,6 +29,13 @@ const (
 
 // run is the program: it returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "hold" {
+		if err := runHold(args[1:]); err != nil {
+			fmt.Fprintln(stderr, "fc-vmm hold:", err)
+			return config.StatusBadConfig
+		}
+		return 0
+	}
 	s, err := parseFlags(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

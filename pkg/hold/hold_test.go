@@ -1,0 +1,197 @@
+package hold
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The test binary is its own fc-vmm.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "hold" {
+		if err := Run(4); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func start(t *testing.T, o Options) *Holder {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for namespaces")
+	}
+	o.Program = os.Args[0]
+	h, err := Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.conn.Close(); err != nil && !errors.Is(err, os.ErrClosed) { // the test's binary knows no --parent-fd
+			t.Log(err)
+		}
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+func namespace(t *testing.T, pid int, name string) string {
+	t.Helper()
+	s, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestNamespaces(t *testing.T) {
+	a := start(t, Options{})
+	self := os.Getpid()
+	for _, ns := range []string{"net", "mnt"} {
+		if namespace(t, a.Pid(), ns) == namespace(t, self, ns) {
+			t.Errorf("it is in the owner's %s namespace", ns)
+		}
+	}
+	net, err := a.Namespace("net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer net.Close()
+	b := start(t, Options{Network: net})
+	if got, want := namespace(t, b.Pid(), "net"), namespace(t, a.Pid(), "net"); got != want {
+		t.Errorf("network namespace %s, want %s", got, want)
+	}
+}
+
+func TestThreads(t *testing.T) {
+	h := start(t, Options{})
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "here"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tids := map[int]bool{h.Pid(): true}
+	for range 20 {
+		tid, err := h.Thread()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tids[tid] {
+			t.Fatalf("thread %d given twice", tid)
+		}
+		tids[tid] = true
+	}
+	if err := h.SetRoot(root, nil); err != nil {
+		t.Fatal(err)
+	}
+	for tid := range tids {
+		if _, err := os.Stat(filepath.Join("/proc", strconv.Itoa(tid), "root/here")); err != nil {
+			t.Errorf("of thread %d: %v", tid, err)
+		}
+		if tid != h.Pid() {
+			h.EndThread(tid)
+			await(t, fmt.Sprintf("thread %d ends", tid), func() bool { return unix.Kill(tid, 0) == unix.ESRCH })
+		}
+	}
+	h.EndThread(1)
+	if _, err := h.Thread(); err != nil {
+		t.Error(err)
+	}
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not seen: %s", what)
+		}
+	}
+}
+
+func TestRoot(t *testing.T) {
+	h := start(t, Options{})
+	root, volume, file, sub := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "file"), t.TempDir()
+	secret := t.TempDir()
+	for _, d := range []string{"vol", "deep/er"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{
+		filepath.Join(root, "name"): "root", filepath.Join(root, "hosts"): "", filepath.Join(volume, "name"): "volume",
+		file: "file", filepath.Join(sub, "name"): "sub",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A link of the container's that would lead out, if it were followed on the host.
+	if err := os.Symlink(secret, filepath.Join(root, "out")); err != nil {
+		t.Fatal(err)
+	}
+	err := h.SetRoot(root, []Mount{
+		{volume, "/vol"}, {file, "/hosts"}, {sub, "/deep/er"}, {volume, "/not/there"}, {volume, "/out"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := fmt.Sprintf("/proc/%d/root/", h.Pid())
+	for name, want := range map[string]string{"name": "root", "vol/name": "volume", "hosts": "file", "deep/er/name": "sub"} {
+		if got, err := os.ReadFile(at + name); err != nil || string(got) != want {
+			t.Errorf("%s holds %q, %v, want %q", name, got, err, want)
+		}
+	}
+	if err := os.WriteFile(at+"vol/new", nil, 0o600); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(volume, "new")); err != nil {
+		t.Errorf("what is written there is not the volume's: %v", err)
+	}
+	if entries, err := os.ReadDir(secret); err != nil || len(entries) > 0 {
+		t.Errorf("something was mounted outside: %v %v", entries, err)
+	}
+	if _, err := os.Stat(at + "proc/self"); err == nil {
+		t.Error("the host's root is still there")
+	}
+}
+
+func TestSignals(t *testing.T) {
+	got := make(chan unix.Signal, 1)
+	h := start(t, Options{Signal: func(s unix.Signal) { got <- s }})
+	if _, err := h.Thread(); err != nil { // it serves: signals are caught by now
+		t.Fatal(err)
+	}
+	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGUSR1, unix.SIGHUP} {
+		if err := unix.Kill(h.Pid(), s); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case g := <-got:
+			if g != s {
+				t.Errorf("got %v, want %v", g, s)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%v did not arrive", s)
+		}
+	}
+	if err := unix.Kill(h.Pid(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-h.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("it outlived a SIGKILL")
+	}
+	if _, err := h.Thread(); !errors.Is(err, ErrEnded) {
+		t.Errorf("a thread of a dead process: %v", err)
+	}
+}

@@ -1,0 +1,188 @@
+package hold
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/nsthread"
+)
+
+const (
+	// answerTimeout bounds the holder's answer to a request for a thread.
+	answerTimeout = 5 * time.Second
+	// endTimeout is how long a holder may take to end when its pipe is closed.
+	endTimeout = 5 * time.Second
+)
+
+// ErrEnded is the error of asking a holder that is no more.
+var ErrEnded = errors.New("the container's process on the host has ended")
+
+// Options describe a holder.
+type Options struct {
+	// Program is the path of fc-vmm.
+	Program string
+	// Label is what a process list shows after the program's own arguments.
+	Label []string
+	// Network is the network namespace to be in, or nil for a new one.
+	Network *os.File
+	// Signal is called for each signal that the holder gets and passes on, one call at a time.
+	Signal func(unix.Signal)
+}
+
+// Holder is the owner's end of the process. It ends with its owner, however that ends.
+type Holder struct {
+	cmd    *exec.Cmd
+	pipe   *os.File // its end is the holder's
+	conn   net.Conn
+	signal func(unix.Signal)
+
+	ask     sync.Mutex // one request at a time
+	threads chan uint32
+
+	done chan struct{}
+	err  error // how it ended; read it after done
+}
+
+// Start makes a holder, in a mount namespace of its own.
+func Start(o Options) (_ *Holder, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	h := &Holder{pipe: w, signal: o.Signal, threads: make(chan uint32, 1), done: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			w.Close()
+			if h.conn != nil {
+				h.conn.Close()
+			}
+		}
+	}()
+	theirs, err := h.connect()
+	if err != nil {
+		return nil, fmt.Errorf("connect to the container's process on the host: %w", err)
+	}
+	defer theirs.Close()
+	h.cmd = exec.Command(o.Program, append([]string{"hold", "--parent-fd", "3", "--control-fd", "4", "--"}, o.Label...)...)
+	h.cmd.ExtraFiles = []*os.File{r, theirs}
+	h.cmd.Env = []string{}
+	h.cmd.Dir = "/" // so that it moves with the root
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: unix.CLONE_NEWNS}
+	var in []nsthread.Namespace
+	if o.Network != nil {
+		in = append(in, nsthread.Namespace{File: o.Network, Kind: unix.CLONE_NEWNET})
+	} else {
+		h.cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
+	}
+	if err := nsthread.Do(h.cmd.Start, in...); err != nil {
+		return nil, fmt.Errorf("start %s hold: %w", o.Program, err)
+	}
+	go h.listen()
+	go h.reap()
+	return h, nil
+}
+
+func (h *Holder) connect() (theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours := os.NewFile(uintptr(fds[0]), "control")
+	defer ours.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "control")
+	if h.conn, err = net.FileConn(ours); err != nil {
+		theirs.Close()
+		return nil, err
+	}
+	return theirs, nil
+}
+
+// listen passes on what the holder says, until it ends.
+func (h *Holder) listen() {
+	for {
+		m, err := read(h.conn)
+		if err != nil {
+			return
+		}
+		switch m.op {
+		case opThread:
+			select {
+			case h.threads <- m.n:
+			default: // nobody has asked
+			}
+		case opSignal:
+			if h.signal != nil && m.n > 0 && m.n <= 64 {
+				h.signal(unix.Signal(m.n))
+			}
+		}
+	}
+}
+
+func (h *Holder) reap() {
+	h.err = h.cmd.Wait()
+	h.conn.Close()
+	close(h.done)
+}
+
+// Pid is its number on the host.
+func (h *Holder) Pid() int { return h.cmd.Process.Pid }
+
+// Done is closed when the holder has ended, be it by Close or because somebody has killed it.
+func (h *Holder) Done() <-chan struct{} { return h.done }
+
+// Thread makes a thread, and returns its number. EndThread ends it.
+func (h *Holder) Thread() (int, error) {
+	h.ask.Lock()
+	defer h.ask.Unlock()
+	select {
+	case <-h.threads: // the late answer to a request that was given up
+	default:
+	}
+	if err := (message{op: opThread}).write(h.conn); err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrEnded, err)
+	}
+	timer := time.NewTimer(answerTimeout)
+	defer timer.Stop()
+	select {
+	case tid := <-h.threads:
+		return int(tid), nil
+	case <-h.done:
+		return 0, ErrEnded
+	case <-timer.C:
+		return 0, fmt.Errorf("the container's process on the host (pid %d) did not make a thread within %v", h.Pid(), answerTimeout)
+	}
+}
+
+// EndThread ends a thread. Nothing happens if there is no such thread.
+func (h *Holder) EndThread(tid int) {
+	_ = message{opEnd, uint32(tid)}.write(h.conn) // an error means that all of its threads have ended
+}
+
+// Namespace opens one of its namespaces: "net", "mnt". The caller closes it.
+func (h *Holder) Namespace(name string) (*os.File, error) {
+	return os.Open(filepath.Join("/proc", strconv.Itoa(h.Pid()), "ns", name))
+}
+
+// Close ends the holder and returns when it is gone. The kernel kills it as its pipe closes, even if it is stopped.
+func (h *Holder) Close() error {
+	h.pipe.Close()
+	timer := time.NewTimer(endTimeout)
+	defer timer.Stop()
+	select {
+	case <-h.done:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("the container's process on the host (pid %d) has not ended within %v of its SIGKILL", h.Pid(), endTimeout)
+	}
+}

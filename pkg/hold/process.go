@@ -1,0 +1,116 @@
+// Package hold is the process that stands for a container on the host, and its owner's end of it. A container runs in a VM and
+// so has no process here, but containerd's clients want one: its pid is the task's, /proc/PID/ns/net is the pod's network
+// namespace, /proc/PID/root the container's root filesystem, and a signal to it is a signal to the container. Threads of it
+// stand for the container's further processes, each with a number from the host's pids that no other process has.
+//
+// The process does nothing, and must never touch anything that a guest has written.
+package hold
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// The two ends exchange messages of messageSize bytes over a SOCK_SEQPACKET socket: one that says what it is, and a number
+// of 32 bits, little-endian.
+const (
+	messageSize = 5
+
+	opThread = 't' // owner: make a thread; the answer is the same with its tid
+	opEnd    = 'e' // owner: end the thread of that tid; no answer
+	opSignal = 's' // holder: it has got that signal
+)
+
+type message struct {
+	op byte
+	n  uint32
+}
+
+func (m message) write(c net.Conn) error {
+	_, err := c.Write(binary.LittleEndian.AppendUint32([]byte{m.op}, m.n))
+	return err
+}
+
+func read(c net.Conn) (message, error) {
+	var b [messageSize]byte
+	n, err := c.Read(b[:])
+	switch {
+	case err != nil:
+		return message{}, err
+	case n == 0:
+		return message{}, io.EOF
+	case n != messageSize:
+		return message{}, fmt.Errorf("a message of %d bytes, want %d", n, messageSize)
+	}
+	return message{b[0], binary.LittleEndian.Uint32(b[1:])}, nil
+}
+
+// forwarded are the signals that go on to the container. The others either cannot be caught (KILL, STOP), or are about this
+// process and not about the one that it stands for.
+func forwarded() []os.Signal {
+	return []os.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGTSTP,
+		unix.SIGWINCH,
+	}
+}
+
+// Run is the process: it serves its owner on the file descriptor control, until that closes.
+func Run(control int) error {
+	f := os.NewFile(uintptr(control), "control")
+	conn, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	defer conn.Close()
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded()...)
+	go func() {
+		for s := range signals {
+			_ = message{opSignal, uint32(s.(unix.Signal))}.write(conn) // if it fails, the reading fails too
+		}
+	}()
+	threads := make(map[uint32]chan struct{})
+	for {
+		m, err := read(conn)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("control socket: %w", err)
+		}
+		switch m.op {
+		case opThread:
+			tid, end := newThread()
+			threads[tid] = end
+			if err := (message{opThread, tid}).write(conn); err != nil {
+				return fmt.Errorf("control socket: %w", err)
+			}
+		case opEnd:
+			if end := threads[m.n]; end != nil {
+				close(end)
+				delete(threads, m.n)
+			}
+		}
+	}
+}
+
+// newThread makes a thread that lives until end is closed.
+func newThread() (tid uint32, end chan struct{}) {
+	end = make(chan struct{})
+	made := make(chan uint32)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with this goroutine
+		made <- uint32(unix.Gettid())
+		<-end
+	}()
+	return <-made, end
+}
