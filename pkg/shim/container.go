@@ -351,6 +351,9 @@ func (c *container) removeExec(ctx context.Context, p *process) error {
 			log.G(ctx).WithError(err).Debug("the guest's agent did not forget an exec")
 		}
 	}
+	if io := p.stdio(); io != nil {
+		io.settle(ctx)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.execs, p.execID)

@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 		if a == "--api-fd" {
 			fakeVMM()
 		}
+		if a == fakeLoggerArg {
+			fakeLogger(os.Args[1:])
+		}
 	}
 	if os.Getuid() != 0 || os.Getenv("FCSHIM_PRIVATE") != "" {
 		os.Exit(m.Run())

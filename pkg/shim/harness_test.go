@@ -271,6 +271,17 @@ func (w *world) exec(id string, c *client, args ...string) error {
 	return err
 }
 
+// execTo is exec with both outputs at one URI.
+func (w *world) execTo(id, uri string, args ...string) error {
+	w.Helper()
+	spec, err := typeurl.MarshalAnyToProto(&specs.Process{Args: args, Cwd: "/"})
+	if err != nil {
+		w.Fatal(err)
+	}
+	_, err = w.Exec(w.ctx, &taskapi.ExecProcessRequest{ID: cid, ExecID: id, Spec: spec, Stdout: uri, Stderr: uri})
+	return err
+}
+
 func (w *world) delete(execID string) *taskapi.DeleteResponse {
 	w.Helper()
 	r, err := w.Delete(w.ctx, &taskapi.DeleteRequest{ID: cid, ExecID: execID})

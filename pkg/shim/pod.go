@@ -71,7 +71,7 @@ func (s *service) newPlan(r *taskapi.CreateTaskRequest) (*plan, error) {
 	}
 	p := &plan{
 		id: r.ID, bundle: r.Bundle, settings: settings, size: sz, rootfs: mount.FromProto(r.Rootfs),
-		stdio: stdioPaths{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		stdio: stdioPaths{ID: r.ID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	}
 	if len(p.rootfs) == 0 {
 		if p.rootfs, err = rootOf(spec, r.Bundle); err != nil {
@@ -152,7 +152,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	}
 	defer func() {
 		if err != nil {
-			io.close()
+			io.abandon()
 		}
 	}()
 	phases.mark("stdio")
@@ -213,6 +213,7 @@ func (s *service) remove(ctx context.Context, c *container) (processState, error
 		return processState{}, err
 	}
 	ctx = context.WithoutCancel(ctx)
+	c.awaitLoggers(ctx)
 	s.mu.Lock()
 	p := s.pod
 	last := len(p.containers) == 1

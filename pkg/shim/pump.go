@@ -30,6 +30,8 @@ type pump struct {
 	to       *os.File
 	progress chan struct{} // has room for one: "something moved since you last looked"
 	done     chan struct{} // closed at the stream's end
+	// lost is called when the file takes no more; then the rest is dropped. Without it the process's own writes fail.
+	lost func(ctx context.Context, stream string, err error)
 
 	mu      sync.Mutex
 	conn    net.Conn
@@ -56,18 +58,16 @@ func (p *pump) run(ctx context.Context, buffers *sync.Pool) {
 
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
+	dropping := false
 	for {
 		n, rerr := conn.Read(*buf)
 		if n > 0 {
 			p.moved()
-			if _, err := p.to.Write((*buf)[:n]); err != nil {
-				p.mu.Lock()
-				aborted := p.aborted
-				p.mu.Unlock()
-				if !aborted {
-					log.G(ctx).WithError(err).WithField("stream", p.name).Warn("cannot write a process's output")
+			if !dropping {
+				err := p.write(ctx, (*buf)[:n])
+				if dropping = err != nil && p.lost != nil; err != nil && !dropping {
+					return // closing the connection tells the process, as a broken pipe would
 				}
-				return // closing the connection tells the process, as a broken pipe would
 			}
 			p.moved()
 		}
@@ -75,6 +75,25 @@ func (p *pump) run(ctx context.Context, buffers *sync.Pool) {
 			return
 		}
 	}
+}
+
+// write hands output to the client; an error means that it takes no more.
+func (p *pump) write(ctx context.Context, data []byte) error {
+	_, err := p.to.Write(data)
+	if err == nil {
+		return nil
+	}
+	p.mu.Lock()
+	aborted := p.aborted
+	p.mu.Unlock()
+	switch {
+	case aborted:
+	case p.lost != nil:
+		p.lost(ctx, p.name, err)
+	default:
+		log.G(ctx).WithError(err).WithField("stream", p.name).Warn("cannot write a process's output")
+	}
+	return err
 }
 
 func (p *pump) moved() {

@@ -86,6 +86,7 @@ func (s *service) close(ctx context.Context) error {
 			case <-c.init.exited:
 			case <-ctx.Done():
 			}
+			c.awaitLoggers(ctx)
 			if err := p.tree.remove(id); err != nil {
 				log.G(ctx).WithError(err).WithField("container", id).Error("something of a container is left")
 			}
@@ -157,7 +158,7 @@ func (s *service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (*empty
 	if r.ExecID == "" {
 		return nil, fmt.Errorf("exec id is empty: %w", errdefs.ErrInvalidArgument)
 	}
-	p := newProcess(r.ExecID, stdioPaths{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
+	p := newProcess(r.ExecID, stdioPaths{ID: r.ExecID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
 	if p.spec, err = execSpec(r.Spec.GetValue(), r.Terminal); err != nil {
 		return nil, err
 	}

@@ -388,23 +388,6 @@ func TestCreateFails(t *testing.T) {
 	}
 }
 
-func TestCreateRefusesLoggers(t *testing.T) {
-	w := newWorld(t, "", "true")
-	c := &client{stdoutPath: "binary:///bin/logger"}
-	if err := w.create(c); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "binary://") {
-		t.Errorf("error %v", err)
-	}
-	w.nothingLeft()
-	c.stdoutPath = "file://" + filepath.Join(w.TempDir(), "log", "out")
-	w.spec("echo", "hi")
-	w.run(c)
-	w.wait("", 0)
-	if got, _ := os.ReadFile(strings.TrimPrefix(c.stdoutPath, "file://")); string(got) != "hi\n" {
-		t.Errorf("the file has %q", got)
-	}
-	w.delete("")
-}
-
 // A shim that is told to leave (SIGTERM) takes its VM along and says so.
 func TestShutdownWithRunningTask(t *testing.T) {
 	w := newWorld(t, "", "sleep", "100")

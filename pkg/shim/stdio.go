@@ -30,8 +30,10 @@ const (
 	deadDrainTimeout = time.Second
 )
 
-// stdioPaths is where a client wants a process's streams: a FIFO, a file, "file://…", or nothing.
+// stdioPaths is where a client wants a process's streams: a FIFO, a file, "file://…", "binary://…" (a logger), or nothing.
 type stdioPaths struct {
+	// ID is what a logger knows the process by: the container's id, or the exec's.
+	ID                    string
 	Stdin, Stdout, Stderr string
 	Terminal              bool
 }
@@ -51,6 +53,7 @@ type stdio struct {
 	out          []*pump
 	expectations []*agent.Expected
 	files        []*os.File
+	logger       *logger // nil if the outputs go elsewhere
 }
 
 // openStdio opens the client's ends of the outputs and reserves the streams; attach then starts the outputs' traffic and
@@ -60,9 +63,14 @@ func openStdio(ctx context.Context, paths stdioPaths, streams *agent.StreamBroke
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
-			s.close()
+			s.abandon()
 		}
 	}()
+	if isLogger(paths.Stdout) || isLogger(paths.Stderr) {
+		if s.logger, err = startLogger(ctx, paths); err != nil {
+			return nil, err
+		}
+	}
 	if paths.Terminal {
 		paths.Stderr = "" // a terminal has one output
 	}
@@ -76,16 +84,21 @@ func openStdio(ctx context.Context, paths stdioPaths, streams *agent.StreamBroke
 		}
 		s.streams.Stdin, s.stdinPath, s.stdinTo = e.ID(), paths.Stdin, e
 	}
-	for _, o := range []struct {
+	for i, o := range []struct {
 		name, path string
 		id         *uint64
 	}{{"stdout", paths.Stdout, &s.streams.Stdout}, {"stderr", paths.Stderr, &s.streams.Stderr}} {
-		if o.path == "" {
-			continue
+		var f *os.File
+		switch {
+		case s.logger != nil:
+			f = s.logger.streams[i]
+		case o.path != "":
+			if f, err = openOutput(ctx, o.path); err != nil {
+				return nil, fmt.Errorf("%s %s: %w", o.name, o.path, err)
+			}
 		}
-		f, err := openOutput(ctx, o.path)
-		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w", o.name, o.path, err)
+		if f == nil {
+			continue
 		}
 		s.files = append(s.files, f)
 		e, err := s.expect(streams)
@@ -93,7 +106,11 @@ func openStdio(ctx context.Context, paths stdioPaths, streams *agent.StreamBroke
 			return nil, err
 		}
 		*o.id = e.ID()
-		s.out = append(s.out, newPump(o.name, e, f))
+		p := newPump(o.name, e, f)
+		if s.logger != nil {
+			p.lost = s.logger.lost
+		}
+		s.out = append(s.out, p)
 	}
 	return s, nil
 }
@@ -141,6 +158,9 @@ func openOutput(ctx context.Context, path string) (*os.File, error) {
 		}
 		switch scheme {
 		case "file":
+			if u.Host != "" || !filepath.IsAbs(u.Path) {
+				return nil, fmt.Errorf("a file is named by an absolute path, file:///path/to/file: %w", errdefs.ErrInvalidArgument)
+			}
 			if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
 				return nil, reason(err)
 			}
@@ -148,7 +168,7 @@ func openOutput(ctx context.Context, path string) (*os.File, error) {
 		case "fifo":
 			path = u.Path
 		default:
-			return nil, fmt.Errorf("%s:// loggers are not supported yet: %w", scheme, errdefs.ErrNotImplemented)
+			return nil, fmt.Errorf("scheme %q is none of fifo, file, binary, binary-v2: %w", scheme, errdefs.ErrInvalidArgument)
 		}
 	}
 	isFifo, err := fifo.IsFifo(path)
@@ -198,9 +218,39 @@ func (s *stdio) drain(ctx context.Context, stall time.Duration) {
 	}
 }
 
-// close ends all traffic. Idempotent.
+// close ends all traffic; a logger sees the end of its streams, and settle waits for its own. Idempotent.
 func (s *stdio) close() {
+	s.end()
+	if s.logger != nil {
+		go s.logger.dismiss(loggerGrace)
+	}
+}
+
+// abandon is close for a process that came to nothing: its logger has nothing to do any more.
+func (s *stdio) abandon() {
+	s.end()
+	if s.logger != nil {
+		s.logger.dismiss(0)
+	}
+}
+
+// settle waits, within a bound, until nothing is left of a closed stdio: a logger may still have had work to do.
+func (s *stdio) settle(ctx context.Context) {
+	if s.logger == nil {
+		return
+	}
+	select {
+	case <-s.logger.dismissed:
+	case <-ctx.Done():
+		_ = s.logger.cmd.Process.Kill()
+	}
+}
+
+func (s *stdio) end() {
 	s.closeStdin()
+	if s.logger != nil {
+		s.logger.serving.Store(false)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cancel()
