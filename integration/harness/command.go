@@ -123,10 +123,9 @@ func (c *Containerd) CtrIn(t testing.TB, stdin io.Reader, args ...string) Result
 	return b.Wait(t, commandTimeout)
 }
 
-// Background is a ctr that runs beside the test.
+// Background is a command that runs beside the test.
 type Background struct {
 	cmd            *exec.Cmd
-	args           []string
 	stdout, stderr bytes.Buffer
 	began          time.Time
 	done           chan Result
@@ -135,7 +134,14 @@ type Background struct {
 // Background starts ctr with args.
 func (c *Containerd) Background(t testing.TB, stdin io.Reader, args ...string) *Background {
 	t.Helper()
-	b := &Background{cmd: c.ctr(args), args: args, began: time.Now(), done: make(chan Result, 1)}
+	return background(t, stdin, c.ctr(args))
+}
+
+// background starts cmd as a process group of its own.
+func background(t testing.TB, stdin io.Reader, cmd *exec.Cmd) *Background {
+	t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	b := &Background{cmd: cmd, began: time.Now(), done: make(chan Result, 1)}
 	b.cmd.Stdout, b.cmd.Stderr = &b.stdout, &b.stderr
 	var stdinEnd io.WriteCloser
 	if stdin != nil {
@@ -163,7 +169,7 @@ func (c *Containerd) Background(t testing.TB, stdin io.Reader, args ...string) *
 	return b
 }
 
-// Wait waits for the end of the command, at most for limit; a ctr that is not done then is killed and fails the test.
+// Wait waits for the end of the command, at most for limit; one that is not done then is killed and fails the test.
 func (b *Background) Wait(t testing.TB, limit time.Duration) Result {
 	t.Helper()
 	select {
@@ -173,11 +179,11 @@ func (b *Background) Wait(t testing.TB, limit time.Duration) Result {
 	}
 	_ = syscall.Kill(-b.cmd.Process.Pid, syscall.SIGKILL)
 	r := <-b.done
-	t.Fatalf("ctr %s had not ended after %v and was killed: %v", strings.Join(b.args, " "), limit, r)
+	t.Fatalf("%s had not ended after %v and was killed: %v", strings.Join(b.cmd.Args, " "), limit, r)
 	return r
 }
 
-// Signal sends a signal to ctr itself.
+// Signal sends a signal to the command itself.
 func (b *Background) Signal(s os.Signal) error {
 	err := b.cmd.Process.Signal(s)
 	if errors.Is(err, os.ErrProcessDone) {
@@ -187,9 +193,7 @@ func (b *Background) Signal(s os.Signal) error {
 }
 
 func (c *Containerd) ctr(args []string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(c.Tools, "ctr"), append([]string{"--address", c.address, "--namespace", Namespace}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	return cmd
+	return exec.Command(filepath.Join(c.Tools, "ctr"), append([]string{"--address", c.address, "--namespace", Namespace}, args...)...)
 }
 
 func status(s *os.ProcessState) int {

@@ -68,7 +68,7 @@ func Start(env Env, opts Options) (*Containerd, error) {
 
 func (c *Containerd) setUp() error {
 	// The folders in /run stay after the first container; they are not what it leaves behind.
-	for _, d := range []string{c.tmp(), c.path("console"), "/run/containerd/fifo", "/run/containerd/s", "/run/containerd/runc"} {
+	for _, d := range []string{c.tmp(), c.path("console"), "/run/containerd/fifo", "/run/containerd/s", "/run/containerd/runc", "/run/nerdctl"} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return err
 		}
