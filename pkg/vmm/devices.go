@@ -12,6 +12,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/mmio"
+	virtionet "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/net"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/rng"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vsock"
 )
@@ -51,6 +52,15 @@ func (m *Machine) addDevices(cfg *config.VM) error {
 			return &inputError{err: err}
 		}
 		if err := m.addDevice("drive "+d.DriveID, dev); err != nil {
+			return err
+		}
+	}
+	for _, n := range cfg.NetworkInterfaces {
+		dev, err := virtionet.New(n)
+		if err != nil {
+			return &inputError{err: err}
+		}
+		if err := m.addDevice("network interface "+n.IfaceID, dev); err != nil {
 			return err
 		}
 	}

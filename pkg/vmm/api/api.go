@@ -14,6 +14,7 @@
 //	PUT   /boot-source
 //	PUT   /drives/{id}        no PATCH: a drive does not change while the machine runs
 //	PUT   /filesystems/{id}   not in Firecracker: fs_id, tag, path_on_host, is_read_only
+//	PUT   /network-interfaces/{id}   no PATCH, as there are no rate limiters, and no DELETE
 //	PUT   /vsock
 //	PUT   /entropy
 //	PUT   /serial

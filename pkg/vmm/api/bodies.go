@@ -47,6 +47,18 @@ func (d document) filesystem(m member) (config.Filesystem, error) {
 	return f, f.Validate()
 }
 
+func (d document) networkInterface(m member) (config.NetworkInterface, error) {
+	var n config.NetworkInterface
+	s := schema{
+		required: []string{"iface_id", "host_dev_name"},
+		inert:    map[string][]string{"rx_rate_limiter": {"{}"}, "tx_rate_limiter": {"{}"}},
+	}
+	if err := d.fill(m.raw, m.at, &n, s); err != nil {
+		return n, err
+	}
+	return n, n.Validate()
+}
+
 func (d document) vsock(m member) (*config.Vsock, error) {
 	var v config.Vsock
 	if err := d.fill(m.raw, m.at, &v, schema{required: []string{"guest_cid", "uds_path"}}); err != nil {

@@ -96,6 +96,11 @@ func (c *Client) PutFilesystem(ctx context.Context, f config.Filesystem) error {
 	return c.call(ctx, http.MethodPut, "/filesystems/"+url.PathEscape(f.FSID), f, nil)
 }
 
+// PutNetworkInterface adds or replaces a network interface.
+func (c *Client) PutNetworkInterface(ctx context.Context, n config.NetworkInterface) error {
+	return c.call(ctx, http.MethodPut, "/network-interfaces/"+url.PathEscape(n.IfaceID), n, nil)
+}
+
 // PutVsock gives the VM a vsock device.
 func (c *Client) PutVsock(ctx context.Context, v config.Vsock) error {
 	return c.call(ctx, http.MethodPut, "/vsock", v, nil)

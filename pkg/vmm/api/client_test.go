@@ -53,18 +53,20 @@ func TestClient(t *testing.T) {
 	}
 	args := "quiet"
 	want := config.VM{
-		Machine:     config.Machine{VCPUCount: 2, MemSizeMiB: 256, HugePages: "None"},
-		BootSource:  &config.BootSource{KernelImagePath: b.dir + "/vmlinux", InitrdPath: b.dir + "/initrd", BootArgs: &args},
-		Drives:      []config.Drive{{DriveID: "root", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync", PartUUID: "a-1"}},
-		Filesystems: []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared", IsReadOnly: true}},
-		Vsock:       &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
-		Entropy:     &config.Entropy{},
-		Serial:      &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: 4096},
+		Machine:           config.Machine{VCPUCount: 2, MemSizeMiB: 256, HugePages: "None"},
+		BootSource:        &config.BootSource{KernelImagePath: b.dir + "/vmlinux", InitrdPath: b.dir + "/initrd", BootArgs: &args},
+		Drives:            []config.Drive{{DriveID: "root", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync", PartUUID: "a-1"}},
+		Filesystems:       []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared", IsReadOnly: true}},
+		NetworkInterfaces: []config.NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400}},
+		Vsock:             &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
+		Entropy:           &config.Entropy{},
+		Serial:            &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: 4096},
 	}
 	check(c.PutMachineConfig(ctx, want.Machine))
 	check(c.PutBootSource(ctx, *want.BootSource))
 	check(c.PutDrive(ctx, want.Drives[0]))
 	check(c.PutFilesystem(ctx, want.Filesystems[0]))
+	check(c.PutNetworkInterface(ctx, want.NetworkInterfaces[0]))
 	check(c.PutVsock(ctx, *want.Vsock))
 	check(c.PutEntropy(ctx, *want.Entropy))
 	check(c.PutSerial(ctx, *want.Serial))

@@ -40,14 +40,14 @@ func (s *Server) Configure(ctx context.Context, text []byte) error {
 func (d document) section(vm *config.VM, m member) error {
 	null := string(m.raw) == "null"
 	switch m.key {
-	case "balloon", "cpu-config", "network-interfaces", "logger", "metrics", "mmds-config", "pmem", "memory-hotplug":
+	case "balloon", "cpu-config", "logger", "metrics", "mmds-config", "pmem", "memory-hotplug":
 		if v := compact(m.raw); !null && v != "[]" && v != "{}" {
 			return d.errorAt(m.at, "not supported: want null")
 		}
 		return nil
-	case "boot-source", "machine-config", "drives", "filesystems", "vsock", "entropy", "serial":
+	case "boot-source", "machine-config", "drives", "filesystems", "network-interfaces", "vsock", "entropy", "serial":
 	default:
-		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, drives, entropy, filesystems, machine-config, serial, vsock")
+		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, drives, entropy, filesystems, machine-config, network-interfaces, serial, vsock")
 	}
 	if null {
 		return nil
@@ -71,10 +71,13 @@ func (d document) section(vm *config.VM, m member) error {
 		return err
 	}
 	for _, e := range es {
-		if m.key == "drives" {
+		switch m.key {
+		case "drives":
 			err = setPart(vm, d, e, document.drive, addDrive)
-		} else {
+		case "filesystems":
 			err = setPart(vm, d, e, document.filesystem, addFilesystem)
+		default:
+			err = setPart(vm, d, e, document.networkInterface, addNetworkInterface)
 		}
 		if err != nil {
 			return err
@@ -91,8 +94,8 @@ func setPart[T any](vm *config.VM, d document, m member, as func(document, membe
 	return into(vm, part)
 }
 
-// addDrive and addFilesystem are set.go's functions for a document, in which nothing replaces anything: that ids are unique
-// is checked with the rest of the machine.
+// addDrive, addFilesystem and addNetworkInterface are set.go's functions for a document, in which nothing replaces anything:
+// that ids are unique is checked with the rest of the machine.
 func addDrive(vm *config.VM, d config.Drive) error {
 	vm.Drives = append(vm.Drives, d)
 	return checkDrive(&d)
@@ -101,4 +104,9 @@ func addDrive(vm *config.VM, d config.Drive) error {
 func addFilesystem(vm *config.VM, f config.Filesystem) error {
 	vm.Filesystems = append(vm.Filesystems, f)
 	return checkFilesystem(&f)
+}
+
+func addNetworkInterface(vm *config.VM, n config.NetworkInterface) error {
+	vm.NetworkInterfaces = append(vm.NetworkInterfaces, n)
+	return nil
 }

@@ -22,7 +22,7 @@ func TestConfigure(t *testing.T) {
     {"drive_id": "rootfs", "is_root_device": true, "is_read_only": true, "path_on_host": "$D/disk"}
   ],
   "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false, "track_dirty_pages": false, "huge_pages": "None"},
-  "balloon": null, "network-interfaces": [], "vsock": {"guest_cid": 3, "uds_path": "$D/v.sock"}, "logger": null, "metrics": null,
+  "balloon": null, "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01", "mtu": 1400}], "vsock": {"guest_cid": 3, "uds_path": "$D/v.sock"}, "logger": null, "metrics": null,
   "mmds-config": null, "entropy": {"rate_limiter": null}, "pmem": [], "memory-hotplug": null,
   "filesystems": [{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}], "serial": {"serial_out_path": "$D/console"}
 }`
@@ -37,7 +37,9 @@ func TestConfigure(t *testing.T) {
 		{"unknown section", `{` + boot + `, "boot_source": {}}`, "boot_source: unknown section, expected one of boot-source,"},
 		{"section twice", `{` + boot + `, ` + boot + `}`, "duplicate field `boot-source`"},
 		{"unsupported section", "{" + boot + ",\n\"balloon\": {\"amount_mib\": 1}}", "balloon: not supported: want null at line 2 column 12"},
-		{"network", `{` + boot + `, "network-interfaces": [{"iface_id": "eth0"}]}`, "network-interfaces: not supported"},
+		{"network", `{` + boot + `, "network-interfaces": [{"iface_id": "eth0"}]}`, "network-interfaces: missing field `host_dev_name`"},
+		{"network interface twice", `{` + boot + `, "network-interfaces": [{"iface_id": "a", "host_dev_name": "a"},
+			{"iface_id": "a", "host_dev_name": "b"}]}`, `iface_id is "a"`},
 		{"drives no array", `{` + boot + `, "drives": {}}`, "drives: drives: invalid type: want an array"},
 		{"bad drive", `{` + boot + `, "drives": [{"drive_id": "a", "is_root_device": false, "path_on_host": "/nope"}]}`, "drives/a/path_on_host"},
 		{"two roots", `{` + boot + `, "drives": [{"drive_id": "a", "is_root_device": true, "path_on_host": "$D/disk"},
@@ -85,10 +87,11 @@ func TestConfigure(t *testing.T) {
 				{DriveID: "data", PathOnHost: b.dir + "/data", CacheType: "Unsafe", IOEngine: "Sync"},
 				{DriveID: "rootfs", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync"},
 			},
-			Filesystems: []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
-			Vsock:       &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
-			Entropy:     &config.Entropy{},
-			Serial:      &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
+			Filesystems:       []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
+			NetworkInterfaces: []config.NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400}},
+			Vsock:             &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
+			Entropy:           &config.Entropy{},
+			Serial:            &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
 		}
 		if !reflect.DeepEqual(vm, want) {
 			t.Errorf("got %+v, want %+v", vm, want)

@@ -23,6 +23,7 @@ func FuzzAPI(f *testing.F) {
 		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "/proc/self/exe", "is_root_device": true, "is_read_only": true}`},
 		{"PATCH", "/drives/a", `{"drive_id": "a", "path_on_host": "/x"}`},
 		{"PUT", "/filesystems/s", `{"fs_id": "s", "tag": "\ud800", "path_on_host": "/"}`},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:0g", "mtu": 68}`},
 		{"PUT", "/vsock", `{"guest_cid": 4294967295, "uds_path": "v.sock"}`},
 		{"PUT", "/entropy", `{"rate_limiter": {}}`},
 		{"PUT", "/serial", `{"serial_out_path": "", "max_bytes": 9223372036854775808}`},

@@ -50,6 +50,8 @@ func route(method, path string) (handler, string) {
 			return (*Server).putDrive, id
 		case "PUT filesystems":
 			return (*Server).putFilesystem, id
+		case "PUT network-interfaces":
+			return (*Server).putNetworkInterface, id
 		}
 		return nil, ""
 	}
@@ -156,6 +158,17 @@ func (s *Server) putFilesystem(ctx context.Context, r request) (any, error) {
 		return nil, err
 	}
 	return set(ctx, s.control, f, setFilesystem)
+}
+
+func (s *Server) putNetworkInterface(ctx context.Context, r request) (any, error) {
+	n, err := decode(r, document.networkInterface)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameID(r.id, n.IfaceID); err != nil {
+		return nil, err
+	}
+	return set(ctx, s.control, n, setNetworkInterface)
 }
 
 func (s *Server) putVsock(ctx context.Context, r request) (any, error) {

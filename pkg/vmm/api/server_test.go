@@ -15,6 +15,7 @@ func TestRequests(t *testing.T) {
 		kernel = `{"kernel_image_path": "$D/vmlinux"}`
 		drive  = `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false}`
 		fs     = `{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}`
+		nic    = `{"iface_id": "eth0", "host_dev_name": "tap0"}`
 		long   = `"0123456789012345678901234567890123456"`
 	)
 	tests := []struct {
@@ -83,6 +84,20 @@ func TestRequests(t *testing.T) {
 		{"PUT", "/filesystems/s", `{"fs_id": "s", "tag": "t", "path_on_host": "$D/disk"}`, "want a folder", afterStart},
 		{"PUT", "/filesystems/s", `{"fs_id": "s", "tag": "t", "path_on_host": "/nope"}`, "want a folder (no such file", afterStart},
 
+		{"PUT", "/network-interfaces/eth0", nic, "", afterStart},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "AA:FC:00:00:00:01", "mtu": 1400,
+			"rx_rate_limiter": null, "tx_rate_limiter": {}}`, "", afterStart},
+		{"PUT", "/network-interfaces/eth1", nic, "The id from the path [eth1] does not match the id from the body [eth0]!", "does not match"},
+		{"PUT", "/network-interfaces/", nic, "The ID cannot be empty.", "empty"},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0"}`, "missing field `host_dev_name`", "host_dev_name"},
+		{"PUT", "/network-interfaces/eth0", `{"host_dev_name": "tap0"}`, "missing field `iface_id`", "iface_id"},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "a/b"}`, `network-interfaces/eth0/host_dev_name is "a/b": want the name of a TAP`, "host_dev_name"},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "ff:ff:ff:ff:ff:ff"}`, "network-interfaces/eth0/guest_mac is", "guest_mac"},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "mtu": 67}`, "network-interfaces/eth0/mtu is 67: want 68 to 65535", "mtu"},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "mtu": "1500"}`, `mtu is "1500": want an integer`, "mtu"},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "rx_rate_limiter": {"ops": {"size": 1, "refill_time": 1}}}`, "rx_rate_limiter is", "rx_rate_limiter"},
+		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "tx_rate_limiter": {"bandwidth": {"size": 1, "refill_time": 1}}}`, "tx_rate_limiter is", "tx_rate_limiter"},
+
 		{"PUT", "/vsock", `{"guest_cid": 3, "uds_path": "$D/v.sock"}`, "", afterStart},
 		{"PUT", "/vsock", `{"vsock_id": "x", "guest_cid": 4294967294, "uds_path": "$D/v.sock"}`, "", afterStart},
 		{"PUT", "/vsock", `{"guest_cid": 2, "uds_path": "$D/v.sock"}`, "guest_cid is 2: want 3 to 4294967294", "guest_cid"},
@@ -126,7 +141,9 @@ func TestRequests(t *testing.T) {
 		{"DELETE", "/drives/a", "", "Invalid request", "Invalid request"},
 		{"POST", "/actions", `{"action_type": "InstanceStart"}`, "Invalid request", "Invalid request"},
 		{"OPTIONS", "*", "", "Invalid request", "Invalid request"},
-		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0"}`, "Invalid request", "Invalid request"},
+		{"GET", "/network-interfaces/eth0", "", "Invalid request", "Invalid request"},
+		{"PATCH", "/network-interfaces/eth0", `{"iface_id": "eth0", "rx_rate_limiter": {}}`, "Invalid request method and/or path: PATCH /network-interfaces/eth0.", "Invalid request"},
+		{"DELETE", "/network-interfaces/eth0", "", "Invalid request method and/or path: DELETE /network-interfaces/eth0.", "Invalid request"},
 	}
 	for _, started := range []bool{false, true} {
 		for i, tt := range tests {
@@ -169,12 +186,16 @@ func TestConfigurationIsWhatBoots(t *testing.T) {
 	b.must(t, "PUT", "/drives/root", `{"drive_id": "root", "path_on_host": "$D/data", "is_root_device": true, "is_read_only": true}`)
 	b.must(t, "PUT", "/drives/root", `{"drive_id": "root", "path_on_host": "$D/disk", "is_root_device": true, "is_read_only": true}`)
 	b.must(t, "PUT", "/filesystems/s", `{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}`)
+	b.must(t, "PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap9"}`)
+	b.must(t, "PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01", "mtu": 1400}`)
 	b.must(t, "PUT", "/vsock", `{"guest_cid": 3, "uds_path": "$D/v.sock"}`)
 	b.must(t, "PUT", "/entropy", `{}`)
 	b.must(t, "PUT", "/serial", `{"serial_out_path": "$D/console"}`)
 	for path, body := range map[string]string{
-		"/drives/root2":  `{"drive_id": "root2", "path_on_host": "$D/disk", "is_root_device": true}`,
-		"/filesystems/t": `{"fs_id": "t", "tag": "shared", "path_on_host": "$D/shared"}`,
+		"/drives/root2":            `{"drive_id": "root2", "path_on_host": "$D/disk", "is_root_device": true}`,
+		"/filesystems/t":           `{"fs_id": "t", "tag": "shared", "path_on_host": "$D/shared"}`,
+		"/network-interfaces/eth1": `{"iface_id": "eth1", "host_dev_name": "tap0"}`,
+		"/network-interfaces/eth2": `{"iface_id": "eth2", "host_dev_name": "tap2", "guest_mac": "02:00:00:00:00:01"}`,
 	} {
 		if status, answer := b.do("PUT", path, body); status != 400 {
 			t.Errorf("PUT %s beside its like: %d %s", path, status, answer)
@@ -189,10 +210,11 @@ func TestConfigurationIsWhatBoots(t *testing.T) {
 			{DriveID: "data", PathOnHost: b.dir + "/data", CacheType: "Unsafe", IOEngine: "Sync"},
 			{DriveID: "root", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync"},
 		},
-		Filesystems: []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
-		Vsock:       &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
-		Entropy:     &config.Entropy{},
-		Serial:      &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
+		Filesystems:       []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
+		NetworkInterfaces: []config.NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400}},
+		Vsock:             &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
+		Entropy:           &config.Entropy{},
+		Serial:            &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
 	}
 	var shown config.VM
 	if err := json.Unmarshal([]byte(b.must(t, "GET", "/vm/config", "")), &shown); err != nil || !reflect.DeepEqual(shown, want) {

@@ -35,6 +35,18 @@ func setFilesystem(vm *config.VM, f config.Filesystem) error {
 	return checkFilesystem(&f)
 }
 
+// setNetworkInterface replaces the interface of the same id, or adds it. The TAP is a matter of the start: whoever makes it
+// may do so after this request, and the machine makes it where nobody does.
+func setNetworkInterface(vm *config.VM, n config.NetworkInterface) error {
+	i := slices.IndexFunc(vm.NetworkInterfaces, func(old config.NetworkInterface) bool { return old.IfaceID == n.IfaceID })
+	if i >= 0 {
+		vm.NetworkInterfaces[i] = n
+	} else {
+		vm.NetworkInterfaces = append(vm.NetworkInterfaces, n)
+	}
+	return nil
+}
+
 func setVsock(vm *config.VM, v *config.Vsock) error {
 	vm.Vsock = v
 	return checkVsock(v)

@@ -7,6 +7,7 @@ func (vm *VM) Clone() VM {
 	c := *vm
 	c.Drives = slices.Clone(vm.Drives)
 	c.Filesystems = slices.Clone(vm.Filesystems)
+	c.NetworkInterfaces = slices.Clone(vm.NetworkInterfaces)
 	c.BootSource = clone(vm.BootSource)
 	if c.BootSource != nil {
 		c.BootSource.BootArgs = clone(vm.BootSource.BootArgs)

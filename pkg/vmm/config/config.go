@@ -8,9 +8,12 @@ type VM struct {
 	BootSource  *BootSource  `json:"boot-source,omitempty"`
 	Drives      []Drive      `json:"drives,omitempty"`
 	Filesystems []Filesystem `json:"filesystems,omitempty"`
-	Vsock       *Vsock       `json:"vsock,omitempty"`
-	Entropy     *Entropy     `json:"entropy,omitempty"`
-	Serial      *Serial      `json:"serial,omitempty"`
+	// NetworkInterfaces in the order in which the guest finds them: eth0 first.
+	NetworkInterfaces []NetworkInterface `json:"network-interfaces,omitempty"`
+
+	Vsock   *Vsock   `json:"vsock,omitempty"`
+	Entropy *Entropy `json:"entropy,omitempty"`
+	Serial  *Serial  `json:"serial,omitempty"`
 }
 
 // Machine is the size of a VM.
@@ -59,6 +62,18 @@ type Filesystem struct {
 	// PathOnHost is the folder.
 	PathOnHost string `json:"path_on_host"`
 	IsReadOnly bool   `json:"is_read_only"`
+}
+
+// NetworkInterface is a network device on a TAP interface of the host.
+type NetworkInterface struct {
+	IfaceID string `json:"iface_id"`
+	// HostDevName is the TAP's name, in the VMM's network namespace: 1 to MaxDevName bytes. The VMM makes the TAP if there is
+	// none, and then takes it away at its end.
+	HostDevName string `json:"host_dev_name"`
+	// GuestMAC is the guest's address, six pairs of hexadecimal digits with colons between; empty: the guest makes one up.
+	GuestMAC string `json:"guest_mac,omitempty"`
+	// MTU that the guest is told, MinMTU to MaxMTU bytes; 0: the guest's own idea, which is 1500.
+	MTU int `json:"mtu,omitempty"`
 }
 
 // Vsock is the guest's socket device; the host's side is Unix sockets.

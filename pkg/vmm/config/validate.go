@@ -12,7 +12,7 @@ const (
 	MaxMemMiB = 255 << 10
 	// MaxDevices is how many virtio devices a machine holds: one interrupt line each, GSIs 5 to 23.
 	MaxDevices = 19
-	// MaxIDLen bounds drive and filesystem ids, in bytes.
+	// MaxIDLen bounds the ids of drives, filesystems and network interfaces, in bytes.
 	MaxIDLen = 64
 	// MaxTagLen bounds a virtio-fs tag, in bytes (virtio 1.2 §5.11.4).
 	MaxTagLen = 36
@@ -90,6 +90,9 @@ func (vm *VM) ValidateParts() error {
 	if err := vm.validateFilesystems(); err != nil {
 		return err
 	}
+	if err := vm.validateNetworkInterfaces(); err != nil {
+		return err
+	}
 	if vm.Vsock != nil {
 		if err := vm.Vsock.Validate(); err != nil {
 			return err
@@ -101,13 +104,13 @@ func (vm *VM) ValidateParts() error {
 		}
 	}
 	if n := vm.devices(); n > MaxDevices {
-		return bad("number of devices (drives, filesystems, vsock, entropy)", n, fmt.Sprintf("at most %d", MaxDevices))
+		return bad("number of devices (drives, filesystems, network interfaces, vsock, entropy)", n, fmt.Sprintf("at most %d", MaxDevices))
 	}
 	return nil
 }
 
 func (vm *VM) devices() int {
-	n := len(vm.Drives) + len(vm.Filesystems)
+	n := len(vm.Drives) + len(vm.Filesystems) + len(vm.NetworkInterfaces)
 	if vm.Vsock != nil {
 		n++
 	}

@@ -13,13 +13,14 @@ func ptr[T any](v T) *T { return &v }
 
 func valid() VM {
 	return VM{
-		Machine:     Machine{VCPUCount: 2, MemSizeMiB: 256},
-		BootSource:  &BootSource{KernelImagePath: "vmlinux", InitrdPath: "initrd", BootArgs: ptr("console=ttyS0")},
-		Drives:      []Drive{{DriveID: "rootfs", PathOnHost: "root.img", IsRootDevice: true, PartUUID: "0eaa91a0-01"}, {DriveID: "b", PathOnHost: "b"}},
-		Filesystems: []Filesystem{{FSID: "shared", Tag: "shared", PathOnHost: "shared"}},
-		Vsock:       &Vsock{GuestCID: 3, UDSPath: "vsock.sock"},
-		Entropy:     &Entropy{},
-		Serial:      &Serial{SerialOutPath: "console.log"},
+		Machine:           Machine{VCPUCount: 2, MemSizeMiB: 256},
+		BootSource:        &BootSource{KernelImagePath: "vmlinux", InitrdPath: "initrd", BootArgs: ptr("console=ttyS0")},
+		Drives:            []Drive{{DriveID: "rootfs", PathOnHost: "root.img", IsRootDevice: true, PartUUID: "0eaa91a0-01"}, {DriveID: "b", PathOnHost: "b"}},
+		Filesystems:       []Filesystem{{FSID: "shared", Tag: "shared", PathOnHost: "shared"}},
+		NetworkInterfaces: []NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400}, {IfaceID: "b", HostDevName: "tap1"}},
+		Vsock:             &Vsock{GuestCID: 3, UDSPath: "vsock.sock"},
+		Entropy:           &Entropy{},
+		Serial:            &Serial{SerialOutPath: "console.log"},
 	}
 }
 
@@ -42,6 +43,11 @@ func TestValidate(t *testing.T) {
 		{"highest cid", func(vm *VM) { vm.Vsock.GuestCID = MaxGuestCID }, "", ""},
 		{"longest uds", func(vm *VM) { vm.Vsock.UDSPath = long[:96] }, "", ""},
 		{"writeback", func(vm *VM) { vm.Drives[0].CacheType = "Writeback"; vm.Drives[0].IOEngine = "Sync" }, "", ""},
+
+		{"longest name of a TAP", func(vm *VM) { vm.NetworkInterfaces[0].HostDevName = long[:15] }, "", ""},
+		{"least MTU", func(vm *VM) { vm.NetworkInterfaces[0].MTU = 68 }, "", ""},
+		{"largest MTU", func(vm *VM) { vm.NetworkInterfaces[0].MTU = 65535 }, "", ""},
+		{"MAC in capitals", func(vm *VM) { vm.NetworkInterfaces[0].GuestMAC = "AA:BB:CC:DD:EE:0F" }, "", ""},
 
 		{"no vCPU", func(vm *VM) { vm.Machine.VCPUCount = 0 }, "vcpu_count", "0"},
 		{"negative vCPUs", func(vm *VM) { vm.Machine.VCPUCount = -1 }, "vcpu_count", "-1"},
@@ -76,6 +82,24 @@ func TestValidate(t *testing.T) {
 		{"same tag", func(vm *VM) {
 			vm.Filesystems = append(vm.Filesystems, Filesystem{FSID: "b", Tag: "shared", PathOnHost: "x"})
 		}, "filesystems/b/tag", "shared"},
+		{"iface id", func(vm *VM) { vm.NetworkInterfaces[0].IfaceID = "a-b" }, "iface_id", "a-b"},
+		{"same iface id", func(vm *VM) { vm.NetworkInterfaces[1].IfaceID = "eth0" }, "iface_id", "eth0"},
+		{"no TAP", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "" }, "network-interfaces/b/host_dev_name", ""},
+		{"long name of a TAP", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = long[:16] }, "network-interfaces/b/host_dev_name", "x"},
+		{"TAP with slash", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "a/b" }, "network-interfaces/b/host_dev_name", "a/b"},
+		{"TAP with space", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "a b" }, "network-interfaces/b/host_dev_name", "a b"},
+		{"TAP by pattern", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "tap%d" }, "network-interfaces/b/host_dev_name", "tap%d"},
+		{"same TAP", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "tap0" }, "network-interfaces/b/host_dev_name", "tap0"},
+		{"MAC without colons", func(vm *VM) { vm.NetworkInterfaces[1].GuestMAC = "020000000001" }, "network-interfaces/b/guest_mac", "020000000001"},
+		{"short MAC", func(vm *VM) { vm.NetworkInterfaces[1].GuestMAC = "02:00:00:00:01" }, "network-interfaces/b/guest_mac", "02"},
+		{"MAC of long numbers", func(vm *VM) { vm.NetworkInterfaces[1].GuestMAC = "02:00:00:00:00:001" }, "network-interfaces/b/guest_mac", "001"},
+		{"multicast MAC", func(vm *VM) { vm.NetworkInterfaces[1].GuestMAC = "01:00:5e:00:00:01" }, "network-interfaces/b/guest_mac", "5e"},
+		{"zero MAC", func(vm *VM) { vm.NetworkInterfaces[1].GuestMAC = "00:00:00:00:00:00" }, "network-interfaces/b/guest_mac", "00"},
+		{"same MAC", func(vm *VM) {
+			vm.NetworkInterfaces[0].GuestMAC, vm.NetworkInterfaces[1].GuestMAC = "0a:00:00:00:00:01", "0A:00:00:00:00:01"
+		}, "network-interfaces/b/guest_mac", "0A"},
+		{"small MTU", func(vm *VM) { vm.NetworkInterfaces[1].MTU = 67 }, "network-interfaces/b/mtu", "67"},
+		{"large MTU", func(vm *VM) { vm.NetworkInterfaces[1].MTU = 65536 }, "network-interfaces/b/mtu", "65536"},
 		{"cid 2", func(vm *VM) { vm.Vsock.GuestCID = 2 }, "guest_cid", "2"},
 		{"cid any", func(vm *VM) { vm.Vsock.GuestCID = 1<<32 - 1 }, "guest_cid", "4294967295"},
 		{"no uds", func(vm *VM) { vm.Vsock.UDSPath = "" }, "uds_path", ""},
@@ -87,7 +111,7 @@ func TestValidate(t *testing.T) {
 			for i := range MaxDevices {
 				vm.Filesystems = append(vm.Filesystems, Filesystem{FSID: long[:i+1], Tag: long[:i+1], PathOnHost: "x"})
 			}
-		}, "number of devices (drives, filesystems, vsock, entropy)", "24"},
+		}, "number of devices (drives, filesystems, network interfaces, vsock, entropy)", "26"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

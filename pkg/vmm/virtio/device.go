@@ -9,6 +9,7 @@ import (
 
 // Device types (virtio 1.2 §5).
 const (
+	TypeNet     = 1
 	TypeBlock   = 2
 	TypeEntropy = 4
 	TypeVsock   = 19

@@ -44,8 +44,8 @@ type Config struct {
 	Notify *os.File
 }
 
-// Queue is a split virtqueue. Pop and Wait form its available side; Push and NeedsInterrupt its used side. One goroutine
-// may use each side at a time, both sides at once if need be. Stop may be called at any time.
+// Queue is a split virtqueue. Pop and Wait form its available side; Push, Stage, Publish and NeedsInterrupt its used side.
+// One goroutine may use each side at a time, both sides at once if need be. Stop may be called at any time.
 type Queue struct {
 	mem      *memory.Memory
 	size     uint16
@@ -64,6 +64,7 @@ type Queue struct {
 
 	// Used side; Pop reads nextUsed to bound what is in flight.
 	nextUsed  atomic.Uint32
+	staged    uint32
 	signalled uint16
 
 	stopped atomic.Bool
@@ -231,17 +232,32 @@ func (q *Queue) fail(format string, args ...any) error {
 // Push gives a chain back to the driver, with the number of bytes that were written to it. Chains may be given back in
 // any order. It fails only for a head that Pop cannot have returned.
 func (q *Queue) Push(head uint16, written uint32) error {
+	if err := q.Stage(head, written); err != nil {
+		return err
+	}
+	q.Publish()
+	return nil
+}
+
+// Stage is Push for one of several chains that the driver must see together: it sees none of them before Publish.
+func (q *Queue) Stage(head uint16, written uint32) error {
 	if head >= q.size {
 		return fmt.Errorf("used chain %d: queue has %d descriptors", head, q.size)
 	}
-	n := q.nextUsed.Load()
-	e := q.used[usedRing+8*int(uint16(n)&(q.size-1)):]
+	e := q.used[usedRing+8*int(uint16(q.nextUsed.Load()+q.staged)&(q.size-1)):]
 	binary.LittleEndian.PutUint32(e, uint32(head))
 	binary.LittleEndian.PutUint32(e[4:], written)
-	q.nextUsed.Store(n + 1)
-	// The index is the upper half of this word: the sum carries nowhere, and leaves the flags to the available side.
-	add32(q.used, usedFlags, 1<<16)
+	q.staged++
 	return nil
+}
+
+// Publish shows the driver what Stage has prepared.
+func (q *Queue) Publish() {
+	n := q.staged
+	q.staged = 0
+	q.nextUsed.Add(n)
+	// The index is the upper half of this word: the sum carries nowhere, and leaves the flags to the available side.
+	add32(q.used, usedFlags, n<<16)
 }
 
 // NeedsInterrupt says whether the driver must be told of the chains pushed since the last call (virtio 1.2 §2.7.7.2).
