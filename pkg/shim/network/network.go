@@ -180,6 +180,10 @@ func connect(h *netlink.Handle, link netlink.Link, name string) error {
 
 // redirect has everything that comes in at one interface leave at another.
 func redirect(h *netlink.Handle, from, to netlink.Link) error {
+	// A matchall filter cannot be changed, only replaced.
+	if err := restore(h, from); err != nil {
+		return err
+	}
 	qdisc := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: from.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
 	}}
@@ -187,10 +191,10 @@ func redirect(h *netlink.Handle, from, to netlink.Link) error {
 		return fmt.Errorf("make an ingress qdisc at %s: %w", from.Attrs().Name, err)
 	}
 	filter := &netlink.MatchAll{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: from.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0), Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: from.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0), Priority: 1, Protocol: unix.ETH_P_ALL},
 		Actions:     []netlink.Action{netlink.NewMirredAction(to.Attrs().Index)},
 	}
-	if err := h.FilterReplace(filter); err != nil {
+	if err := h.FilterAdd(filter); err != nil {
 		return fmt.Errorf("redirect from %s to %s: %w", from.Attrs().Name, to.Attrs().Name, err)
 	}
 	return nil
