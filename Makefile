@@ -17,16 +17,19 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 AGENT   := $(CACHE)/agent
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build product guest kernel tools deps install lint clean
+.PHONY: help demo test test-containerd bench build product guest kernel tools deps install lint clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
 
 demo: build tools ## run a container in a microVM, timed, beside the host
 	@scripts/demo.sh
 
 test: build tools ## all tests: here without KVM, then with KVM (real or nested)
 	@scripts/test.sh
+
+test-containerd: build tools ## containerd's own client tests, with our runtime or RUNTIME=io.containerd.runc.v2
+	@scripts/test-containerd.sh
 
 bench: build tools ## boot time and ctr run, in counted time, against their limits
 	@scripts/bench.sh

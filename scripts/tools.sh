@@ -16,6 +16,27 @@ cni=(ipam/host-local main/{bridge,ipvlan,loopback,macvlan,ptp} meta/{firewall,po
 
 version() { go list -m -f '{{.Version}}' "$1"; }
 
+# client_tests DIR: builds the client tests of the containerd module in DIR. Two things of them do not suit every machine, so they
+# are built from a changed copy: the flag that names a list of images to use instead of those of public registries is read before
+# it is parsed, so a variable takes its place; and containerd has 4 s to start, of which an emulated machine needs more.
+client_tests() {
+	local copy=$tmp/containerd-src file
+	cp -r "$1" "$copy"
+	chmod -R u+w "$copy"
+	cp go.mod "$tmp/client.mod"
+	cp go.sum "$tmp/client.sum"
+	go mod edit -replace "github.com/containerd/containerd/v2=$copy" "$tmp/client.mod"
+	sed -i 's/initImages(\*imageListFile)/initImages(os.Getenv("TEST_IMAGE_LIST"))/' "$copy/integration/images/image_list.go"
+	sed -i '/waitCtx,/s/4\*time\.Second/90*time.Second/' "$copy/integration/client/client_test.go"
+	for file in images/image_list.go client/client_test.go; do
+		! cmp -s "$1/integration/$file" "$copy/integration/$file" || die "$file: what is to be changed is not there"
+	done
+	CGO_ENABLED=0 run "building containerd's client tests" "$log" go test -c -trimpath -ldflags "-s -w" -modfile "$tmp/client.mod" \
+		-o "$tmp/containerd-client/client.test" github.com/containerd/containerd/v2/integration/client
+	install -D -m 644 -t "$tmp/containerd-client/testdata" "$1"/integration/client/testdata/*
+	rm -r "$copy" "$tmp"/client.{mod,sum}
+}
+
 if [ ! -d "$kept" ]; then
 	tmp=$(mktemp -d "$cache/tools/new.XXXXXX")
 	trap 'rm -rf "$tmp"' EXIT
@@ -34,10 +55,7 @@ if [ ! -d "$kept" ]; then
 		github.com/containerd/containerd/v2/cmd/ctr \
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	mkdir "$tmp/containerd-client"
-	CGO_ENABLED=0 run "building containerd's client tests" "$log" go test -c -trimpath -ldflags "-s -w" \
-		-o "$tmp/containerd-client/client.test" github.com/containerd/containerd/v2/integration/client
-	install -D -m 644 -t "$tmp/containerd-client/testdata" \
-		"$(go list -m -f '{{.Dir}}' github.com/containerd/containerd/v2)"/integration/client/testdata/*
+	client_tests "$(go list -m -f '{{.Dir}}' github.com/containerd/containerd/v2)"
 	CGO_ENABLED=1 run "building runc $runc" "$log" go build -trimpath -o "$tmp/" \
 		-tags "seccomp netgo osusergo" -ldflags "-s -w -X main.version=${runc#v} -linkmode external -extldflags -static" \
 		github.com/opencontainers/runc

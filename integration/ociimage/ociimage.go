@@ -54,7 +54,7 @@ type descriptor struct {
 // Write writes to w the archive (OCI image layout, v1.0.0, as a tar) of an image with the busybox at path and all its applets.
 // busybox must be static and must run on this machine: it is asked for the list of its applets.
 func Write(w io.Writer, busybox string) error {
-	layer, err := layer(busybox)
+	layer, err := Layer(busybox)
 	if err != nil {
 		return err
 	}
@@ -110,8 +110,8 @@ func Write(w io.Writer, busybox string) error {
 	return tw.Close()
 }
 
-// layer makes the image's only layer, an uncompressed tar.
-func layer(busybox string) ([]byte, error) {
+// Layer makes the image's only layer, an uncompressed tar.
+func Layer(busybox string) ([]byte, error) {
 	if err := checkStatic(busybox); err != nil {
 		return nil, err
 	}
