@@ -26,6 +26,8 @@ type container struct {
 	init   *process
 	unlook func() // ends the OOM watch
 
+	updates sync.Mutex // one update at a time
+
 	mu    sync.Mutex
 	execs map[string]*process
 }

@@ -33,6 +33,10 @@ type container struct {
 	init       *process
 	events     *eventQueue
 	buffers    *sync.Pool
+	size       size // the VM's
+
+	updates sync.Mutex // one update at a time
+	quota   cpuQuota   // what the last one has left
 
 	mu      sync.Mutex
 	execs   map[string]*process

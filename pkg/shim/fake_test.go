@@ -324,6 +324,10 @@ func (a *fakeAgent) Stats(context.Context, *agentpb.StatsRequest) (*agentpb.Stat
 	return &agentpb.StatsResponse{Metrics: b}, err
 }
 
+func (a *fakeAgent) Update(_ context.Context, r *agentpb.UpdateRequest) (*agentpb.UpdateResponse, error) {
+	return &agentpb.UpdateResponse{}, os.WriteFile("updated", r.Resources, 0o600)
+}
+
 func (a *fakeAgent) Pause(context.Context, *agentpb.PauseRequest) (*agentpb.PauseResponse, error) {
 	return &agentpb.PauseResponse{}, nil
 }

@@ -146,7 +146,7 @@ func (w *world) nothingLeft() {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "config.json", exitName, "resized":
+		case "config.json", exitName, "resized", "updated":
 		default:
 			w.Errorf("left in the bundle: %s", e.Name())
 		}

@@ -38,6 +38,7 @@ type plan struct {
 	id, bundle string
 	settings   *Settings
 	size       size
+	quota      cpuQuota
 	spec       []byte
 	binds      []bind
 	leftOut    []string // what of the spec a VM cannot have
@@ -72,6 +73,9 @@ func (s *service) newPlan(r *taskapi.CreateTaskRequest) (*plan, error) {
 	p := &plan{
 		id: r.ID, bundle: r.Bundle, settings: settings, size: sz, rootfs: mount.FromProto(r.Rootfs),
 		stdio: stdioPaths{ID: r.ID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+	}
+	if r := spec.Linux.Resources; r != nil {
+		p.quota = p.quota.with(r.CPU)
 	}
 	if len(p.rootfs) == 0 {
 		if p.rootfs, err = rootOf(spec, r.Bundle); err != nil {
@@ -169,7 +173,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 
 	init := newProcess("", p.stdio)
 	init.io, init.pid = io, uint32(v.process.pid())
-	c := &container{id: p.id, bundle: p.bundle, vm: v, init: init, events: s.events, buffers: s.buffers, execs: map[string]*process{}}
+	c := &container{id: p.id, bundle: p.bundle, vm: v, size: p.size, quota: p.quota, init: init, events: s.events, buffers: s.buffers, execs: map[string]*process{}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -343,9 +343,13 @@ func (s *service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*
 	return nil, fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented)
 }
 
-// Update is not supported yet.
-func (s *service) Update(context.Context, *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
-	return nil, fmt.Errorf("update: %w", errdefs.ErrNotImplemented)
+// Update changes the limits of a container, within the size of its VM.
+func (s *service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, c.update(ctx, r.Resources.GetValue())
 }
 
 // timestamp is nil for a process that has not ended.

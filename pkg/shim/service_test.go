@@ -219,8 +219,8 @@ func TestPauseStatsOOM(t *testing.T) {
 	if r, err := w.Connect(w.ctx, &taskapi.ConnectRequest{ID: cid}); err != nil || r.TaskPid == 0 || r.ShimPid != uint32(os.Getpid()) {
 		t.Errorf("Connect: %v %v", r, err)
 	}
-	if _, err := w.Update(w.ctx, &taskapi.UpdateTaskRequest{ID: cid}); !errdefs.IsNotImplemented(err) {
-		t.Errorf("Update: %v", err)
+	if _, err := w.Update(w.ctx, &taskapi.UpdateTaskRequest{ID: cid}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("Update without resources: %v", err)
 	}
 	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, Signal: uint32(syscall.SIGUSR1)}); err != nil { // the fake's OOM
 		t.Fatal(err)

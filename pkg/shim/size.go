@@ -24,31 +24,14 @@ func vmSize(s *Settings, spec *specs.Spec) (size, error) {
 	if spec.Linux == nil || spec.Linux.Resources == nil {
 		return sz, nil
 	}
-	if c := spec.Linux.Resources.CPU; c != nil && c.Quota != nil && *c.Quota > 0 {
-		period := uint64(100_000) // the kernel's default, in µs
-		if c.Period != nil && *c.Period > 0 {
-			period = *c.Period
-		}
-		quota := uint64(*c.Quota)
-		n := quota / period
-		if quota%period != 0 {
-			n++
-		}
-		if n > 1<<16 {
-			return size{}, fmt.Errorf("linux.resources.cpu: quota %d in a period of %d µs asks for %d CPUs: %w", quota, period, n, errdefs.ErrInvalidArgument)
-		}
+	r := spec.Linux.Resources
+	q := cpuQuota{}.with(r.CPU)
+	if n := q.cpus(); n > 1<<16 {
+		return size{}, fmt.Errorf("linux.resources.cpu: quota %d in a period of %d µs asks for %d CPUs: %w", q.quota, q.period, n, errdefs.ErrInvalidArgument)
+	} else if n > 0 {
 		sz.VCPUs = int(n)
 	}
-	if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
-		limit := uint64(*m.Limit)
-		mib := limit >> 20
-		if limit&(1<<20-1) != 0 {
-			mib++
-		}
-		if mib > maxMemoryMiB {
-			// Docker and Kubernetes write "no limit" as a number near 2^63.
-			return sz, nil
-		}
+	if mib := memoryMiBOf(r.Memory); mib > 0 {
 		sz.MemoryMiB = int(mib+mib/structPageDivisor) + guestOverheadMiB
 	}
 	return sz, nil

@@ -63,28 +63,8 @@ func guestLinux(l *specs.Linux, cid string) (leftOut []string) {
 		leave("devices "+d.Path, d.Type == "b") // its number would be that of another device there
 		return d.Type == "b"
 	})
-	r := l.Resources
-	if r == nil {
+	if l.Resources == nil {
 		return leftOut
 	}
-	leave("resources.blockIO", r.BlockIO != nil) // names host devices, and the guest's I/O is the shared tree's
-	leave("resources.network", r.Network != nil)
-	leave("resources.rdma", len(r.Rdma) > 0)
-	leave("resources.hugepageLimits", len(r.HugepageLimits) > 0)
-	r.BlockIO, r.Network, r.Rdma, r.HugepageLimits = nil, nil, nil, nil
-	if c := r.CPU; c != nil {
-		leave("resources.cpu.cpus", c.Cpus != "") // numbers of host CPUs
-		leave("resources.cpu.mems", c.Mems != "")
-		leave("resources.cpu.realtimePeriod", c.RealtimePeriod != nil) // not in cgroup v2
-		leave("resources.cpu.realtimeRuntime", c.RealtimeRuntime != nil)
-		c.Cpus, c.Mems, c.RealtimePeriod, c.RealtimeRuntime = "", "", nil, nil
-	}
-	if r.Memory != nil {
-		// The guest has no swap, so memory alone is the bound of both; kernels no longer have a limit of their own memory.
-		r.Memory.Swap, r.Memory.Swappiness = nil, nil
-		r.Memory.KernelTCP = nil
-		//lint:ignore SA1019 some clients still send it
-		r.Memory.Kernel = nil
-	}
-	return leftOut
+	return append(leftOut, guestResources(l.Resources)...)
 }
