@@ -25,6 +25,8 @@ func TestStats(t *testing.T) {
 	write(t, dir, "pids.current", "2\n")
 	write(t, dir, "pids.max", "100\n")
 	write(t, dir, "io.stat", "254:0 rbytes=4096 wbytes=512 rios=1 wios=2 dbytes=0 dios=0\n7:0\n")
+	write(t, dir, "cpu.pressure", "some avg10=1.50 avg60=0.25 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n")
+	write(t, dir, "memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n")
 	m, err := Stats(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -34,6 +36,8 @@ func TestStats(t *testing.T) {
 		"pgfault": {m.Memory.Pgfault, 5}, "usage": {m.Memory.Usage, 16384}, "limit": {m.Memory.UsageLimit, math.MaxUint64},
 		"oom kill": {m.MemoryEvents.OomKill, 4}, "group kill": {m.MemoryEvents.OomGroupKill, 5}, "pids": {m.Pids.Current, 2},
 		"pids limit": {m.Pids.Limit, 100}, "io entries": {uint64(len(m.Io.Usage)), 1}, "io major": {m.Io.Usage[0].Major, 254},
+		"cpu pressure": {m.CPU.PSI.Some.Total, 77}, "cpu pressure, full": {m.CPU.PSI.Full.Total, 7},
+		"cpu pressure, average": {uint64(4 * m.CPU.PSI.Some.Avg60), 1}, "memory pressure": {m.Memory.PSI.Some.Total, 5},
 		"io wbytes": {m.Io.Usage[0].Wbytes, 512}, "swap, not offered": {m.Memory.SwapUsage, 0},
 	} {
 		if v[0] != v[1] {
@@ -47,7 +51,7 @@ func TestStatsErrors(t *testing.T) {
 		t.Error("no cgroup, no error")
 	}
 	for name, text := range map[string]string{
-		"memory.max": "many\n", "cpu.stat": "usage_usec -1\n", "io.stat": "x rbytes=1\n",
+		"memory.max": "many\n", "cpu.stat": "usage_usec -1\n", "io.stat": "x rbytes=1\n", "io.pressure": "some avg10=much\n",
 	} {
 		dir := t.TempDir()
 		write(t, dir, name, text)

@@ -41,9 +41,19 @@ func Stats(dir string) (*stats.Metrics, error) {
 		{"pids.current", &m.Pids.Current}, {"pids.max", &m.Pids.Limit},
 		{"memory.current", &m.Memory.Usage}, {"memory.max", &m.Memory.UsageLimit}, {"memory.peak", &m.Memory.MaxUsage},
 		{"memory.swap.current", &m.Memory.SwapUsage}, {"memory.swap.max", &m.Memory.SwapLimit},
+		{"memory.swap.peak", &m.Memory.SwapMaxUsage},
 	} {
 		var err error
 		if *f.into, err = readValue(filepath.Join(dir, f.name)); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range []struct {
+		name string
+		into **stats.PSIStats
+	}{{"cpu.pressure", &m.CPU.PSI}, {"memory.pressure", &m.Memory.PSI}, {"io.pressure", &m.Io.PSI}} {
+		var err error
+		if *f.into, err = readPressure(filepath.Join(dir, f.name)); err != nil {
 			return nil, err
 		}
 	}

@@ -43,6 +43,7 @@ type container struct {
 	ending  bool // init has exited: no exec may start any more
 	paused  bool
 	oom     oomState
+	metrics metricsState
 	guarded bool // a guard watches over a SIGKILL
 }
 
@@ -179,6 +180,9 @@ func (c *container) watch(ctx context.Context, p *process) {
 	stall := drainTimeout
 	if !alive {
 		stall = deadDrainTimeout
+	}
+	if alive && p == c.init {
+		c.keepStats(ctx)
 	}
 	p.stdio().drain(ctx, stall)
 	if p == c.init {

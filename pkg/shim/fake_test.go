@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -149,6 +150,7 @@ type fakeAgent struct {
 	conn net.Conn
 	oom  chan string
 
+	asked atomic.Uint64 // calls of Stats
 	mu    sync.Mutex
 	procs map[string]*fakeProc
 }
@@ -318,7 +320,10 @@ func (a *fakeAgent) ResizePty(_ context.Context, r *agentpb.ResizePtyRequest) (*
 }
 
 func (a *fakeAgent) Stats(context.Context, *agentpb.StatsRequest) (*agentpb.StatsResponse, error) {
-	m := &stats.Metrics{Pids: &stats.PidsStat{Current: 3}}
+	if a.fake == "nostats" {
+		return nil, errors.New("no")
+	}
+	m := &stats.Metrics{Pids: &stats.PidsStat{Current: 2 + a.asked.Add(1)}}
 	m.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 1000, protowire.BytesType), "smuggled"))
 	b, err := proto.Marshal(m)
 	return &agentpb.StatsResponse{Metrics: b}, err

@@ -239,11 +239,31 @@ func TestPauseStatsOOM(t *testing.T) {
 	}
 	_ = w.pod.vm.process.kill()
 	w.wait("", 137)
-	if m := w.metrics(); m.GetMemoryEvents().GetOomKill() != 1 {
+	if m := w.metrics(); m.GetMemoryEvents().GetOomKill() != 1 || m.GetPids().GetCurrent() != 3 {
 		t.Errorf("Stats after the VM's death: %v", m)
 	}
 	w.delete("")
 	w.wantEvents("create", "start", "paused", "resumed", "oom", "exit c1 137", "delete")
+}
+
+// The metrics of the end are kept; a guest that does not give them holds nothing up.
+func TestStatsAfterExit(t *testing.T) {
+	for fake, want := range map[string]uint64{"": 3, "nostats": 0} {
+		w := newWorld(t, fake, "true")
+		w.run(nil)
+		w.wait("", 0)
+		for range 2 {
+			if m := w.metrics(); m.Pids.Current != want {
+				t.Errorf("%q: %v, want pids %d, which the guest said when it was asked first", fake, m, want)
+			}
+		}
+		_ = w.pod.vm.process.kill()
+		<-w.pod.vm.ended
+		if m := w.metrics(); m.Pids.Current != want {
+			t.Errorf("%q: when the VM was gone: %v", fake, m)
+		}
+		w.delete("")
+	}
 }
 
 func (w *world) metrics() *stats.Metrics {
