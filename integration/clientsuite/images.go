@@ -57,7 +57,12 @@ func addSuiteImages(s *store, busybox string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	more, err := files(map[string]string{"test_dir/test_file": "test_content\n"})
+	more, err := files(map[string]string{
+		"test_dir/test_file": "test_content\n",
+		// A test looks, with bash, whether a program has kept its set-user-ID bit.
+		"bin/bash":                   "#!/bin/sh\nexec sh \"$@\"\n",
+		setUserID + "usr/bin/passwd": "nothing ever runs this\n",
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +77,7 @@ func addSuiteImages(s *store, busybox string) (map[string]string, error) {
 	}{
 		{"BusyBox", "busybox", "suite", [][]byte{base, users}},
 		{"VolumeCopyUp", "volume-copy-up", "suite", [][]byte{base, users, more}},
-		{"VolumeOwnership", "volume-ownership", "suite", [][]byte{base, users}},
+		{"VolumeOwnership", "volume-ownership", "suite", [][]byte{base, users, more}},
 		{"Pause", "pause", "suite", [][]byte{pause}},
 	} {
 		d, err := addImage(s, image.name, image.tag, image.layers)
@@ -139,18 +144,25 @@ func addPlatform(s *store, name string, p platform, tars [][]byte) (descriptor, 
 	return d, err
 }
 
-// files makes a layer of files by their contents, and of the folders that these are in.
+// setUserID before a file's name gives it that bit.
+const setUserID = "u+s "
+
+// files makes a layer of programs by their contents, and of the folders at the top that these are in.
 func files(contents map[string]string) ([]byte, error) {
 	var buf bytes.Buffer
 	tw := tar.NewWriter(&buf)
 	for _, name := range slices.Sorted(maps.Keys(contents)) {
 		content := contents[name]
+		mode := int64(0o755)
+		if plain, ok := strings.CutPrefix(name, setUserID); ok {
+			name, mode = plain, 0o4755
+		}
 		if dir, _, ok := strings.Cut(name, "/"); ok {
 			if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, ModTime: epoch}); err != nil {
 				return nil, err
 			}
 		}
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: epoch}
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(content)), ModTime: epoch}
 		if err := tw.WriteHeader(h); err != nil {
 			return nil, err
 		}
