@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 )
 
 // runHold is `fc-vmm hold`: the process that stands for a container on the host. Its other arguments are for people who look
@@ -14,14 +15,14 @@ import (
 func runHold(args []string) error {
 	f := flag.NewFlagSet("fc-vmm hold", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	parent, control := f.Int("parent-fd", -1, ""), f.Int("control-fd", -1, "")
+	follow, control := f.Int("parent-fd", -1, ""), f.Int("control-fd", -1, "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if *parent < 0 || *control < 0 {
+	if *follow < 0 || *control < 0 {
 		return errors.New("want --parent-fd and --control-fd: the shim starts this")
 	}
-	if err := followParent(*parent); err != nil {
+	if err := parent.Follow(*follow); err != nil {
 		return err
 	}
 	if err := hold.Run(*control); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
@@ -58,7 +59,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // serve runs the microVM to its end. An error means that no guest ran.
 func serve(s *settings, stdout, stderr io.Writer) (int, error) {
 	if s.parentFD >= 0 {
-		if err := followParent(s.parentFD); err != nil {
+		if err := parent.Follow(s.parentFD); err != nil {
 			return 0, err
 		}
 	}

@@ -10,12 +10,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 )
 
 // The test binary is its own fc-vmm.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "hold" {
-		if err := Run(4); err != nil {
+		err := parent.Follow(3)
+		if err == nil {
+			err = Run(4)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -35,9 +41,6 @@ func start(t *testing.T, o Options) *Holder {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := h.conn.Close(); err != nil && !errors.Is(err, os.ErrClosed) { // the test's binary knows no --parent-fd
-			t.Log(err)
-		}
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}

@@ -11,10 +11,12 @@ import (
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/hooks"
 )
 
 const (
@@ -30,6 +32,7 @@ const (
 type container struct {
 	id, bundle string
 	vm         *vm
+	host       *host
 	init       *process
 	events     *eventQueue
 	buffers    *sync.Pool
@@ -96,8 +99,11 @@ func (c *container) reserveExec(p *process) error {
 	if _, ok := c.execs[p.execID]; ok {
 		return fmt.Errorf("exec %s of container %s: %w", p.execID, c.id, errdefs.ErrAlreadyExists)
 	}
-	if c.ending || c.init.state().status != task.Status_RUNNING {
+	if c.ending || c.init.state().status == task.Status_STOPPED {
 		return fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	if c.paused {
+		return fmt.Errorf("container %s is paused: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
 	c.execs[p.execID] = p
 	return nil
@@ -114,12 +120,12 @@ func (c *container) start(ctx context.Context, p *process) error {
 			p.unbegin()
 			return err
 		}
-		if _, err := ask(ctx, "Start", c.vm.agent.Start, &agentpb.StartRequest{ContainerId: c.id}); err != nil {
+		if err := c.startInit(ctx); err != nil {
 			p.unbegin()
 			return err
 		}
 		c.events.send(&eventstypes.TaskStart{ContainerID: c.id, Pid: p.state().pid})
-		return nil
+		return c.poststart(ctx)
 	}
 	c.mu.Lock()
 	if c.ending {
@@ -144,13 +150,44 @@ func (c *container) start(ctx context.Context, p *process) error {
 	return nil
 }
 
+// startInit has the guest know its network, and then init run.
+func (c *container) startInit(ctx context.Context) error {
+	network, err := c.host.network.Connect()
+	if err != nil {
+		return err
+	}
+	if network != nil {
+		if _, err := ask(ctx, "ConfigureNetwork", c.vm.agent.ConfigureNetwork, network); err != nil {
+			return err
+		}
+	}
+	_, err = ask(ctx, "Start", c.vm.agent.Start, &agentpb.StartRequest{ContainerId: c.id})
+	return err
+}
+
+// poststart runs the hooks that come after the start; a container one of whose hooks fails is ended, as by runc.
+func (c *container) poststart(ctx context.Context) error {
+	err := c.host.hooks.Run(ctx, hooks.Poststart, specs.StateRunning, c.host.holder.Pid())
+	if err != nil {
+		if kerr := c.kill(ctx, c.init, uint32(unix.SIGKILL), true); kerr != nil && !errdefs.IsNotFound(kerr) {
+			err = joinCleanup(err, kerr)
+		}
+	}
+	return err
+}
+
 func (c *container) startExec(ctx context.Context, p *process) error {
 	io, err := openStdio(ctx, p.paths, c.vm.streams)
 	if err != nil {
 		return err
 	}
+	pid, err := c.host.holder.Thread()
+	if err != nil {
+		io.close()
+		return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+	}
 	p.mu.Lock()
-	p.io, p.pid = io, uint32(c.vm.process.pid())
+	p.io, p.pid = io, uint32(pid)
 	width, height := p.width, p.height
 	p.mu.Unlock()
 	io.attach(c.buffers)
@@ -305,7 +342,7 @@ func (c *container) guardKill(ctx context.Context) {
 
 func (c *container) resize(ctx context.Context, p *process, width, height uint32) error {
 	if !p.paths.Terminal {
-		return fmt.Errorf("the process has no terminal: %w", errdefs.ErrFailedPrecondition)
+		return nil // as runc: clients ask without a look
 	}
 	p.mu.Lock()
 	st := p.status
@@ -361,6 +398,9 @@ func (c *container) removeExec(ctx context.Context, p *process) error {
 	}
 	if io := p.stdio(); io != nil {
 		io.settle(ctx)
+	}
+	if pid := p.state().pid; pid != 0 {
+		c.host.holder.EndThread(int(pid))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -28,6 +28,8 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
@@ -35,6 +37,16 @@ import (
 // "containers" are processes of the host. What it shall do wrong comes in the kernel arguments, as fake=….
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "hold" {
+		err := parent.Follow(3)
+		if err == nil {
+			err = hold.Run(4)
+		}
+		if err != nil {
+			panic(err)
+		}
+		os.Exit(0)
+	}
 	for _, a := range os.Args[1:] {
 		if a == "--api-fd" {
 			fakeVMM()

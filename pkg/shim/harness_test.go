@@ -121,8 +121,15 @@ func (w *world) spec(args ...string) {
 
 // leave ends the shim and checks that nothing of the pod is left.
 func (w *world) leave() {
+	if w.shutDown() {
+		w.nothingLeft()
+	}
+}
+
+// shutDown ends the shim; false means that it had been ended before.
+func (w *world) shutDown() bool {
 	if w.closed {
-		return
+		return false
 	}
 	w.closed = true
 	w.sd.Shutdown()
@@ -131,7 +138,7 @@ func (w *world) leave() {
 	case <-time.After(15 * time.Second):
 		w.Error("the shim did not shut down")
 	}
-	w.nothingLeft()
+	return true
 }
 
 func (w *world) nothingLeft() {
@@ -298,4 +305,24 @@ func (w *world) wantEvents(want ...string) {
 	if got, want := strings.Join(w.recorder.list, "\n"), strings.Join(want, "\n"); got != want {
 		w.Errorf("events:\n%s\nwant:\n%s", got, want)
 	}
+}
+
+// edit changes the bundle's config.json.
+func (w *world) edit(change func(*specs.Spec)) {
+	w.Helper()
+	spec, err := readSpec(w.bundle)
+	if err != nil {
+		w.Fatal(err)
+	}
+	change(spec)
+	data, err := json.Marshal(spec)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.write(filepath.Join(w.bundle, "config.json"), string(data))
+}
+
+// hook is a shell script as a hook, which works in the bundle.
+func (*world) hook(script string) specs.Hook {
+	return specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}}
 }

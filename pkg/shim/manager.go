@@ -63,7 +63,12 @@ func TaskPlugin() *plugin.Registration {
 			if err := awaitHandover(sd.(shutdown.Service).Shutdown); err != nil {
 				return nil, err
 			}
-			return newService(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service))
+			s, err := newService(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service))
+			if err != nil {
+				return nil, err
+			}
+			s.mounts, err = inherited(mountsEnv)
+			return s, err
 		},
 	}
 }
@@ -168,8 +173,13 @@ func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *n
 	}
 	defer r.Close()
 	defer w.Close()
-	cmd.ExtraFiles = []*os.File{sock, r}
-	cmd.Env = append(os.Environ(), handoverEnv+"=4")
+	mounts, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer mounts.Close()
+	cmd.ExtraFiles = []*os.File{sock, r, mounts}
+	cmd.Env = append(os.Environ(), handoverEnv+"=4", mountsEnv+"=5")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startPrivate(cmd); err != nil {
 		return fmt.Errorf("start the serving shim: %w", err)
@@ -183,23 +193,35 @@ func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *n
 	return cmd.Process.Release()
 }
 
-// handoverEnv tells the serving shim which of its files is a pipe that Start writes a byte to at its end. If Start is
-// killed before, containerd never hears of the serving shim and never asks it to leave.
-const handoverEnv = "FC_SHIM_HANDOVER"
+const (
+	// handoverEnv tells the serving shim which of its files is a pipe that Start writes a byte to at its end. If Start is
+	// killed before, containerd never hears of the serving shim and never asks it to leave.
+	handoverEnv = "FC_SHIM_HANDOVER"
+	// mountsEnv tells it which one is containerd's mount namespace.
+	mountsEnv = "FC_SHIM_MOUNTS"
+)
+
+// inherited is the file whose number Start has put into the environment; nil in a process that Start has not made.
+func inherited(env string) (*os.File, error) {
+	v := os.Getenv(env)
+	if v == "" {
+		return nil, nil
+	}
+	os.Unsetenv(env)
+	fd, err := strconv.Atoi(v)
+	if err != nil || fd < 3 {
+		return nil, fmt.Errorf("%s is %q, not the number of a file", env, v)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), env), nil
+}
 
 // awaitHandover calls abandon if Start has died. It does nothing in a process that Start has not made.
 func awaitHandover(abandon func()) error {
-	v := os.Getenv(handoverEnv)
-	if v == "" {
-		return nil
+	f, err := inherited(handoverEnv)
+	if err != nil || f == nil {
+		return err
 	}
-	os.Unsetenv(handoverEnv)
-	fd, err := strconv.Atoi(v)
-	if err != nil || fd < 3 {
-		return fmt.Errorf("%s is %q, not the number of a file", handoverEnv, v)
-	}
-	unix.CloseOnExec(fd)
-	f := os.NewFile(uintptr(fd), "handover")
 	go func() {
 		defer f.Close()
 		if n, _ := f.Read(make([]byte, 1)); n == 0 {

@@ -44,6 +44,7 @@ type plan struct {
 	leftOut    []string // what of the spec a VM cannot have
 	rootfs     []mount.Mount
 	stdio      stdioPaths
+	host       hostPlan
 }
 
 // newPlan checks a request against the spec, the settings and this host.
@@ -81,6 +82,9 @@ func (s *service) newPlan(r *taskapi.CreateTaskRequest) (*plan, error) {
 		if p.rootfs, err = rootOf(spec, r.Bundle); err != nil {
 			return nil, err
 		}
+	}
+	if p.host, err = newHostPlan(spec); err != nil {
+		return nil, err
 	}
 	if p.binds, p.leftOut, err = guestSpec(spec, r.ID, r.Bundle); err != nil {
 		return nil, err
@@ -130,7 +134,24 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 			err = joinCleanup(err, t.close())
 		}
 	}()
-	v, err := startVM(ctx, vmOptions{Namespace: s.namespace, ID: p.id, Bundle: p.bundle, Settings: p.settings, Size: p.size}, phases)
+	h, err := s.startHost(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = joinCleanup(err, h.close(ctx))
+		}
+	}()
+	devices, err := h.network.Plan(p.settings.SpareInterfaces)
+	if err != nil {
+		return nil, err
+	}
+	phases.mark("host")
+	v, err := startVM(ctx, vmOptions{
+		Namespace: s.namespace, ID: p.id, Bundle: p.bundle, Settings: p.settings, Size: p.size,
+		Network: h.network.Namespace(), Devices: devices,
+	}, phases)
 	if err != nil {
 		return nil, err
 	}
@@ -168,12 +189,15 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if _, err := ask(ctx, "Create", v.agent.Create, &agentpb.CreateRequest{ContainerId: p.id, Spec: p.spec, Streams: &io.streams}); err != nil {
 		return nil, v.blame(err)
 	}
+	if err := h.holder.SetRoot(t.rootfs(p.id), t.targets(p.id, p.binds)); err != nil {
+		return nil, err
+	}
 	phases.mark("create")
 	log.G(ctx).WithFields(phases.result()).WithFields(log.Fields{"container": p.id, "vcpus": p.size.VCPUs, "memory_mib": p.size.MemoryMiB}).Debug("pod started")
 
 	init := newProcess("", p.stdio)
-	init.io, init.pid = io, uint32(v.process.pid())
-	c := &container{id: p.id, bundle: p.bundle, vm: v, size: p.size, quota: p.quota, init: init, events: s.events, buffers: s.buffers, execs: map[string]*process{}}
+	init.io, init.pid = io, uint32(h.holder.Pid())
+	c := &container{id: p.id, bundle: p.bundle, vm: v, host: h, size: p.size, quota: p.quota, init: init, events: s.events, buffers: s.buffers, execs: map[string]*process{}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -228,7 +252,7 @@ func (s *service) remove(ctx context.Context, c *container) (processState, error
 	} else if _, err := ask(ctx, "Delete", c.vm.agent.Delete, &agentpb.DeleteRequest{ContainerId: c.id}); err != nil {
 		errs = append(errs, err)
 	}
-	errs = append(errs, p.tree.remove(c.id))
+	errs = append(errs, c.host.close(ctx), p.tree.remove(c.id))
 	if last {
 		errs = append(errs, p.tree.close())
 	}

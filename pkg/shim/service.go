@@ -38,6 +38,7 @@ type service struct {
 	shutdown  shutdown.Service
 	events    *eventQueue
 	buffers   *sync.Pool
+	mounts    *os.File // the host's mount namespace, for hooks; nil for the shim's own
 
 	createMu sync.Mutex // one Create or Delete at a time
 
@@ -87,6 +88,7 @@ func (s *service) close(ctx context.Context) error {
 			case <-ctx.Done():
 			}
 			c.awaitLoggers(ctx)
+			left = errors.Join(left, c.host.abandon())
 			if err := p.tree.remove(id); err != nil {
 				log.G(ctx).WithError(err).WithField("container", id).Error("something of a container is left")
 			}
@@ -134,6 +136,7 @@ func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	lasting := context.WithoutCancel(ctx)
 	go s.forward(lasting, c.vm)
 	go c.watch(lasting, c.init)
+	go c.host.watch(lasting, c)
 	return &taskapi.CreateTaskResponse{Pid: pid}, nil
 }
 
@@ -265,7 +268,8 @@ func (s *service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*
 	return &emptypb.Empty{}, c.resize(ctx, p, r.Width, r.Height)
 }
 
-// Pids lists pids of this host, which is what clients take them for: each process of the task's, under the pid of the VM.
+// Pids lists pids of this host, which is what clients take them for: those of the processes and threads that stand for init and
+// the execs. What these start in the guest has none.
 func (s *service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
 	c, err := s.container(r.ID)
 	if err != nil {

@@ -213,7 +213,7 @@ func TestPauseStatsOOM(t *testing.T) {
 	if _, err := w.Resume(w.ctx, &taskapi.ResumeRequest{ID: cid}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.ResizePty(w.ctx, &taskapi.ResizePtyRequest{ID: cid, Width: 80, Height: 25}); !errdefs.IsFailedPrecondition(err) {
+	if _, err := w.ResizePty(w.ctx, &taskapi.ResizePtyRequest{ID: cid, Width: 80, Height: 25}); err != nil {
 		t.Errorf("ResizePty without a terminal: %v", err)
 	}
 	if r, err := w.Connect(w.ctx, &taskapi.ConnectRequest{ID: cid}); err != nil || r.TaskPid == 0 || r.ShimPid != uint32(os.Getpid()) {
@@ -374,9 +374,15 @@ func TestCreateFails(t *testing.T) {
 		{"unknown key", "", func(w *world) { w.write(w.settings, "\nkernal = 1\n") }, `line 2: unknown key "kernal"`},
 		{"no settings", "", func(w *world) { os.Remove(w.settings) }, "cannot read the settings"},
 		{"no process", "", func(w *world) { w.write(filepath.Join(w.bundle, "config.json"), `{"linux":{}}`) }, "no process"},
-		{"hooks", "", func(w *world) {
-			w.write(filepath.Join(w.bundle, "config.json"), `{"linux":{},"root":{"path":"r"},"process":{"args":["a"],"cwd":"/"},"hooks":{"createRuntime":[{"path":"/x"}]}}`)
-		}, "hooks (createRuntime) are not supported yet"},
+		{"hook without a path", "", func(w *world) {
+			w.edit(func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "x"}}} })
+		}, `hooks.createRuntime[0].path "x": must be absolute`},
+		{"hook that fails", "", func(w *world) {
+			w.edit(func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{w.hook("exit 9")}} })
+		}, "createRuntime hook #0 (/bin/sh): exit status 9"},
+		{"network that is none", "", func(w *world) {
+			w.edit(func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/self/exe" })
+		}, "linux.namespaces[0]: /proc/self/exe is not a network namespace"},
 		{"mount that fails", "", func(w *world) {
 			w.rootfs = []*types.Mount{{Type: "bind", Source: "/no/such", Options: []string{"rbind"}}}
 		}, "mount the root filesystem"},

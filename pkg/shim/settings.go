@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/network"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
@@ -34,6 +35,9 @@ type Settings struct {
 	ConsoleLogKiB int64  `toml:"console_log_kib"`
 	// BootTimeout bounds the time from InstanceStart to the agent's connection.
 	BootTimeout Duration `toml:"boot_timeout"`
+	// SpareInterfaces is the least number of network devices of a VM: for networks that are made between its start and its
+	// container's.
+	SpareInterfaces int `toml:"spare_interfaces"`
 	// Debug raises the shim's log level to debug, whatever containerd's is.
 	Debug bool `toml:"debug"`
 }
@@ -52,9 +56,11 @@ func (d *Duration) UnmarshalText(text []byte) error {
 }
 
 const (
-	defaultBootTimeout   = 30 * time.Second
-	defaultConsoleLogKiB = config.DefaultSerialBytes >> 10
-	maxSettingsBytes     = 1 << 20
+	defaultBootTimeout = 30 * time.Second
+	// ctr run --cni makes its network, of one interface, when the task has been created.
+	defaultSpareInterfaces = 1
+	defaultConsoleLogKiB   = config.DefaultSerialBytes >> 10
+	maxSettingsBytes       = 1 << 20
 )
 
 // loadSettings reads the file at path, or DefaultConfigPath if path is empty, in which case the file may be missing.
@@ -77,7 +83,7 @@ func loadSettings(path string) (*Settings, error) {
 
 // parseSettings decodes TOML; name stands for its origin in errors, which say the key and the line.
 func parseSettings(name string, data []byte) (*Settings, error) {
-	s := &Settings{}
+	s := &Settings{SpareInterfaces: defaultSpareInterfaces}
 	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(s); err != nil {
 		var unknown *toml.StrictMissingError
 		var bad *toml.DecodeError
@@ -125,6 +131,8 @@ func (s *Settings) complete() error {
 		return fmt.Errorf("console_log_kib = %d: 1 to %d are allowed", s.ConsoleLogKiB, 1<<20)
 	case s.BootTimeout < Duration(100*time.Millisecond):
 		return fmt.Errorf("boot_timeout = %q: at least 100ms are needed", time.Duration(s.BootTimeout))
+	case s.SpareInterfaces < 0 || s.SpareInterfaces > network.MaxDevices:
+		return fmt.Errorf("spare_interfaces = %d: 0 to %d are allowed", s.SpareInterfaces, network.MaxDevices)
 	case strings.ContainsAny(s.KernelArgs, "\x00\n"):
 		return errors.New("kernel_args holds a line break or a NUL byte")
 	}

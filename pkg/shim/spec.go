@@ -7,7 +7,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -20,6 +19,17 @@ const maxSpecBytes = 3 << 20 // a ttrpc message holds 4 MiB
 
 // loadSpec reads the bundle's config.json and refuses what cannot be run.
 func loadSpec(bundle string) (*specs.Spec, error) {
+	spec, err := readSpec(bundle)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSpec(spec); err != nil {
+		return nil, fmt.Errorf("config.json: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return spec, nil
+}
+
+func readSpec(bundle string) (*specs.Spec, error) {
 	name := filepath.Join(bundle, "config.json")
 	data, err := os.ReadFile(name)
 	if err != nil {
@@ -30,9 +40,6 @@ func loadSpec(bundle string) (*specs.Spec, error) {
 	}
 	var spec specs.Spec
 	if err := json.Unmarshal(data, &spec); err != nil {
-		return nil, fmt.Errorf("config.json: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	if err := checkSpec(&spec); err != nil {
 		return nil, fmt.Errorf("config.json: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return &spec, nil
@@ -51,39 +58,16 @@ func checkSpec(spec *specs.Spec) error {
 	case spec.Linux == nil:
 		return fmt.Errorf("no linux section: only Linux containers can be run")
 	}
-	if names := hookNames(spec.Hooks); len(names) > 0 {
-		return fmt.Errorf("hooks (%s) are not supported yet", strings.Join(names, ", "))
-	}
 	return checkLinux(spec.Linux)
-}
-
-func hookNames(h *specs.Hooks) []string {
-	if h == nil {
-		return nil
-	}
-	var names []string
-	for _, s := range []struct {
-		name  string
-		hooks []specs.Hook
-	}{
-		//lint:ignore SA1019 prestart is deprecated, and still in use
-		{"prestart", h.Prestart},
-		{"createRuntime", h.CreateRuntime}, {"createContainer", h.CreateContainer},
-		{"startContainer", h.StartContainer}, {"poststart", h.Poststart}, {"poststop", h.Poststop},
-	} {
-		if len(s.hooks) > 0 {
-			names = append(names, s.name)
-		}
-	}
-	return names
 }
 
 // bind is a host file or folder to be shown in the shared tree, below the container's folder.
 type bind struct {
-	Source    string
-	Target    string
-	Dir       bool
-	Recursive bool
+	Source      string
+	Target      string // below the container's folder in the shared tree
+	Destination string // in the container
+	Dir         bool
+	Recursive   bool
 	// ReadOnly makes the mount itself read-only on the host, RecursiveReadOnly also every mount below it.
 	ReadOnly, RecursiveReadOnly bool
 }
@@ -120,6 +104,9 @@ func guestSpec(spec *specs.Spec, cid, bundle string) (_ []bind, leftOut []string
 		m.Source = path.Join(dir, b.Target)
 		m.Options = guestBindOptions(m.Options)
 		m.UIDMappings, m.GIDMappings = nil, nil
+	}
+	if spec.Hooks != nil {
+		spec.Hooks = &specs.Hooks{StartContainer: spec.Hooks.StartContainer} // the others are the host's
 	}
 	spec.Process.ApparmorProfile, spec.Process.SelinuxLabel = "", ""
 	if spec.Process.ExecCPUAffinity != nil {
@@ -178,7 +165,7 @@ func newBind(m *specs.Mount, bundle string, n int) (bind, error) {
 	}
 	rro := slices.Contains(m.Options, "rro")
 	return bind{
-		Source: source, Target: path.Join(mountsName, fmt.Sprint(n)), Dir: fi.IsDir(),
+		Source: source, Target: path.Join(mountsName, fmt.Sprint(n)), Destination: m.Destination, Dir: fi.IsDir(),
 		Recursive: !slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind"),
 		ReadOnly:  rro || slices.Contains(m.Options, "ro"), RecursiveReadOnly: rro,
 	}, nil

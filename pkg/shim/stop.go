@@ -56,7 +56,7 @@ func (*Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	for _, name := range []string{rootfsName, sharedName} {
 		err = errors.Join(err, unmountBelow(filepath.Join(bundle, name)))
 	}
-	err = errors.Join(err, removeSockets(bundle), removeDeadSocket(bundle))
+	err = errors.Join(err, removeSockets(bundle), removeDeadSocket(bundle), undoHost(ctx, bundle, id))
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("container", id).Warn("something is left after a shim's death")
 		return status, err

@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
 )
 
 // Names in a bundle. The shared tree is <bundle>/shared; in it, a folder for each container holds rootfs and mounts/<n>.
@@ -26,7 +28,8 @@ type tree struct {
 // newTree makes the empty tree of a bundle.
 func newTree(bundle string) (*tree, error) {
 	t := &tree{root: filepath.Join(bundle, sharedName)}
-	if err := os.Mkdir(t.root, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	// The root of a user namespace that the host maps to another user has to get through.
+	if err := os.Mkdir(t.root, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("make the shared tree: %w", err)
 	}
 	return t, nil
@@ -43,7 +46,7 @@ func (t *tree) add(cid string, rootfs []mount.Mount, binds []bind) (err error) {
 			err = errors.Join(err, t.remove(cid))
 		}
 	}()
-	root := filepath.Join(dir, rootfsName)
+	root := t.rootfs(cid)
 	if err := os.Mkdir(root, 0o711); err != nil {
 		return fmt.Errorf("make the root filesystem's folder: %w", err)
 	}
@@ -61,6 +64,18 @@ func (t *tree) add(cid string, rootfs []mount.Mount, binds []bind) (err error) {
 		}
 	}
 	return nil
+}
+
+// rootfs is where a container's root filesystem is mounted.
+func (t *tree) rootfs(cid string) string { return filepath.Join(t.root, cid, rootfsName) }
+
+// targets are a container's binds as they are mounted here, and where the container sees them.
+func (t *tree) targets(cid string, binds []bind) []hold.Mount {
+	mounts := make([]hold.Mount, len(binds))
+	for i, b := range binds {
+		mounts[i] = hold.Mount{Source: filepath.Join(t.root, cid, b.Target), Target: b.Destination}
+	}
+	return mounts
 }
 
 func (b *bind) mount(target string) error {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/network"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
@@ -55,6 +56,8 @@ type vmOptions struct {
 	Bundle        string
 	Settings      *Settings
 	Size          size
+	Network       *os.File // the network namespace that fc-vmm is started in
+	Devices       []network.Device
 }
 
 // startVM runs fc-vmm and starts the guest; ready then waits for the agent. After an error nothing is left of it.
@@ -86,7 +89,7 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline) (_ *vm, err err
 			log.G(ctx).WithError(err).Error("the guest's streams cannot be served any more")
 		}
 	}()
-	if v.process, err = startVMM(ctx, o.Settings.VMM, o.Bundle, vmmID(o.ID), apiListener); err != nil {
+	if v.process, err = startVMM(ctx, o, apiListener); err != nil {
 		return nil, err
 	}
 	apiListener.Close()
@@ -117,6 +120,9 @@ func (v *vm) configure(ctx context.Context, o vmOptions, phases *timeline) error
 	}
 	for i := 0; err == nil && i < len(desc.Filesystems); i++ {
 		err = v.api.PutFilesystem(ctx, desc.Filesystems[i])
+	}
+	for i := 0; err == nil && i < len(desc.NetworkInterfaces); i++ {
+		err = v.api.PutNetworkInterface(ctx, desc.NetworkInterfaces[i])
 	}
 	if err == nil {
 		err = v.api.PutVsock(ctx, *desc.Vsock)
@@ -149,6 +155,9 @@ func (v *vm) describe(o vmOptions) (*config.VM, error) {
 		Filesystems: []config.Filesystem{{FSID: agent.SharedTag, Tag: agent.SharedTag, PathOnHost: filepath.Join(o.Bundle, sharedName)}},
 		Vsock:       &config.Vsock{GuestCID: 3, UDSPath: vsockSocket},
 		Entropy:     &config.Entropy{},
+	}
+	for _, d := range o.Devices {
+		desc.NetworkInterfaces = append(desc.NetworkInterfaces, config.NetworkInterface{IfaceID: d.TAP, HostDevName: d.TAP, GuestMAC: d.MAC.String()})
 	}
 	if s.ConsoleLog != "" {
 		if err := os.MkdirAll(s.ConsoleLog, 0o700); err != nil {

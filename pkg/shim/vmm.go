@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/nsthread"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
@@ -38,8 +39,9 @@ type vmmProcess struct {
 	err  error         // why it ended; read it after done
 }
 
-// startVMM runs fc-vmm in the bundle with the API's listener, so that the first call to the API cannot come too early.
-func startVMM(ctx context.Context, vmm, bundle, id string, api *net.UnixListener) (*vmmProcess, error) {
+// startVMM runs fc-vmm in the bundle, in the pod's network, where its TAPs shall be, and with the API's listener, so that the
+// first call to the API cannot come too early.
+func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*vmmProcess, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make a pipe for fc-vmm: %w", err)
@@ -52,16 +54,16 @@ func startVMM(ctx context.Context, vmm, bundle, id string, api *net.UnixListener
 	}
 	defer sock.Close()
 	p := &vmmProcess{parent: w, output: &tailWriter{log: log.G(ctx).WithField("source", "fc-vmm")}, done: make(chan struct{})}
-	p.cmd = exec.Command(vmm, "--id", id, "--api-fd", "3", "--parent-fd", "4")
-	p.cmd.Dir = bundle
+	p.cmd = exec.Command(o.Settings.VMM, "--id", vmmID(o.ID), "--api-fd", "3", "--parent-fd", "4")
+	p.cmd.Dir = o.Bundle
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	p.cmd.ExtraFiles = []*os.File{sock, r}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.WaitDelay = time.Second // a helper of fc-vmm's that outlives it must not hold us
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	if err := nsthread.Do(p.cmd.Start, nsthread.Namespace{File: o.Network, Kind: unix.CLONE_NEWNET}); err != nil {
 		w.Close()
-		return nil, fmt.Errorf("start %s: %w", vmm, reason(err))
+		return nil, fmt.Errorf("start %s: %w", o.Settings.VMM, reason(err))
 	}
 	go p.reap()
 	return p, nil

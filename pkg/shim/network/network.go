@@ -141,7 +141,7 @@ func (n *Network) Connect() (*agentpb.ConfigureNetworkRequest, error) {
 		return nil, err
 	}
 	if len(up) > len(n.devices) {
-		return nil, fmt.Errorf("the pod's network has %d interfaces, but its VM was started with room for %d: make the network before the container, or raise network_devices in fc.toml: %w",
+		return nil, fmt.Errorf("the pod's network has %d interfaces, but its VM was started with room for %d: make the network before the container, or raise spare_interfaces in fc.toml: %w",
 			len(up), len(n.devices), errdefs.ErrFailedPrecondition)
 	}
 	r := &agentpb.ConfigureNetworkRequest{}

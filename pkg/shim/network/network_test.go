@@ -159,7 +159,7 @@ func TestConnect(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	far := packetSocket(t, n.ns, "far", 0x0300) // all: as a port of a bridge it gives others to the bridge
+	far := packetSocket(t, n.ns, "far", 0x0300)                                                                    // all: as a port of a bridge it gives others to the bridge
 	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5}, make([]byte, 50)...) // local experimental EtherType
 	exchange(t, "guest to network", tap, far, append(frame, 1))
 	exchange(t, "network to guest", far, tap, append(frame, 2))

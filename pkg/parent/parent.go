@@ -1,4 +1,6 @@
-package main
+// Package parent ties a process's life to that of the one that started it. PR_SET_PDEATHSIG will not do: it is about the
+// parent's thread, and Go ends threads at any time.
+package parent
 
 import (
 	"fmt"
@@ -6,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// followParent has the kernel kill this process when the last writer of the pipe that fd reads from has gone, or writes.
+// Follow has the kernel kill this process when the last writer of the pipe that fd reads from has gone, or writes.
 // No thread of ours takes part, so it works however stuck the process is. Nothing is cleaned up: sockets and files belong
 // to whoever cleans up after the parent.
-func followParent(fd int) error {
+func Follow(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("--parent-fd %d: %w", fd, err)

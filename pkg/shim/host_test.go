@@ -1,0 +1,187 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// pid of init or an exec, as clients are told.
+func (w *world) pid(execID string) int {
+	w.Helper()
+	r, err := w.State(w.ctx, &taskapi.StateRequest{ID: cid, ExecID: execID})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return int(r.Pid)
+}
+
+func TestHostProcess(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	if err := w.create(nil); err != nil {
+		t.Fatal(err)
+	}
+	pid := w.pid("")
+	at := fmt.Sprintf("/proc/%d/", pid)
+	if got, err := os.ReadFile(at + "root/hello"); err != nil || string(got) != "hello" {
+		t.Errorf("its root: %q, %v", got, err)
+	}
+	own, _ := os.Readlink("/proc/self/ns/net")
+	if got, err := os.Readlink(at + "ns/net"); err != nil || got == own {
+		t.Errorf("its network %s is the shim's, %v", got, err)
+	}
+	if cmdline, _ := os.ReadFile(at + "cmdline"); !strings.HasSuffix(string(cmdline), "\x00--\x00"+cid+"\x00sleep\x00100\x00") {
+		t.Errorf("a process list shows %q", cmdline)
+	}
+	w.start("")
+	pids := map[int]bool{pid: true}
+	for _, id := range []string{"e1", "e2"} {
+		if err := w.exec(id, nil, "sleep", "100"); err != nil {
+			t.Fatal(err)
+		}
+		w.start(id)
+		if p := w.pid(id); pids[p] || unix.Kill(p, 0) != nil {
+			t.Errorf("pid %d of %s is not its own", p, id)
+		} else {
+			pids[p] = true
+		}
+	}
+	r, err := w.Pids(w.ctx, &taskapi.PidsRequest{ID: cid})
+	if err != nil || len(r.Processes) != 3 {
+		t.Errorf("%v, %v", r, err)
+	}
+	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("", 128+15)
+	w.delete("")
+	for p := range pids {
+		if err := unix.Kill(p, 0); !errors.Is(err, unix.ESRCH) {
+			t.Errorf("pid %d is left: %v", p, err)
+		}
+	}
+}
+
+// Who kills the process on the host kills the container.
+func TestHostProcessKilled(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	w.run(nil)
+	if err := unix.Kill(w.pid(""), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("", exitKilled)
+	w.delete("")
+	w.nothingLeft()
+}
+
+// trace reads what hooks have left in the bundle, and removes it.
+func (w *world) trace() string {
+	w.Helper()
+	name := filepath.Join(w.bundle, "trace")
+	data, err := os.ReadFile(name)
+	if ignoreMissing(err) != nil {
+		w.Error(err)
+	}
+	os.Remove(name)
+	return strings.Join(strings.Fields(string(data)), " ")
+}
+
+// traced has every point leave its name, the state's status, and whether its pid is alive.
+func (w *world) traced() {
+	hook := func(point string) []specs.Hook {
+		return []specs.Hook{w.hook(`s=$(cat); st=${s#*status\":\"}; p=${s#*pid\":}; p=${p%%,*}; kill -0 $p 2>/dev/null && a=alive || a=gone; echo ` + point + `:${st%%\"*}:$a >>trace`)}
+	}
+	w.edit(func(s *specs.Spec) {
+		s.Version, s.Annotations = specs.Version, map[string]string{"a": "b"}
+		s.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime"), Poststart: hook("poststart"), Poststop: hook("poststop")}
+		//lint:ignore SA1019 deprecated, and still in use
+		s.Hooks.Prestart = hook("prestart")
+	})
+}
+
+func (w *world) wantTrace(want string) {
+	w.Helper()
+	if got := w.trace(); got != want {
+		w.Errorf("hooks: %q, want %q", got, want)
+	}
+}
+
+func TestHooks(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	w.traced()
+	if err := w.create(nil); err != nil {
+		t.Fatal(err)
+	}
+	w.wantTrace("prestart:creating:alive createRuntime:creating:alive")
+	w.start("")
+	w.wantTrace("poststart:running:alive")
+	if _, err := w.Kill(w.ctx, &taskapi.KillRequest{ID: cid, Signal: 9}); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("", exitKilled)
+	w.wantTrace("")
+	w.delete("")
+	w.wantTrace("poststop:stopped:gone")
+	w.nothingLeft()
+}
+
+func TestFailingHooks(t *testing.T) {
+	t.Run("createRuntime", func(t *testing.T) {
+		w := newWorld(t, "", "true")
+		w.traced()
+		w.edit(func(s *specs.Spec) { s.Hooks.CreateRuntime = append(s.Hooks.CreateRuntime, w.hook("exit 3")) })
+		if err := w.create(nil); err == nil || !strings.Contains(err.Error(), "createRuntime hook #1 (/bin/sh): exit status 3") {
+			t.Errorf("create: %v", err)
+		}
+		w.wantTrace("prestart:creating:alive createRuntime:creating:alive poststop:stopped:gone")
+		w.nothingLeft()
+	})
+	t.Run("no VM", func(t *testing.T) {
+		w := newWorld(t, "panic", "true")
+		w.traced()
+		if err := w.create(nil); err == nil {
+			t.Error("created")
+		}
+		w.wantTrace("prestart:creating:alive createRuntime:creating:alive poststop:stopped:gone")
+		w.nothingLeft()
+	})
+	t.Run("poststart", func(t *testing.T) {
+		w := newWorld(t, "", "sleep", "100")
+		w.edit(func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststart: []specs.Hook{w.hook("exit 4")}} })
+		if err := w.create(nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Start(w.ctx, &taskapi.StartRequest{ID: cid}); err == nil || !strings.Contains(err.Error(), "poststart hook #0 (/bin/sh): exit status 4") {
+			t.Errorf("start: %v", err)
+		}
+		w.wait("", exitKilled)
+		w.delete("")
+		w.nothingLeft()
+	})
+}
+
+// `delete` runs the poststop hooks of a container whose shim has died, and not those of one that was deleted in order.
+func TestHooksAfterDeath(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	w.traced()
+	w.run(nil)
+	w.trace()
+	w.shutDown() // as far as containerd can see, it has died
+	ctx := context.WithValue(context.WithoutCancel(w.ctx), shim.OptsKey{}, shim.Opts{BundlePath: w.bundle})
+	for _, want := range []string{"poststop:stopped:gone", ""} {
+		if _, err := NewManager("v").Stop(ctx, cid); err != nil {
+			t.Error(err)
+		}
+		w.wantTrace(want)
+	}
+	w.nothingLeft()
+}
