@@ -55,8 +55,8 @@ func Convert(id string, spec *specs.Spec) (*Container, error) {
 		return nil, invalid("root.path", "a container needs a root file system")
 	case !filepath.IsAbs(spec.Root.Path):
 		return nil, invalid("root.path", "%q is not absolute", spec.Root.Path)
-	case hasHooks(spec.Hooks):
-		return nil, invalid("hooks", "hooks run on the host, not in the guest")
+	case hasHostHooks(spec.Hooks):
+		return nil, invalid("hooks", "but for startContainer, hooks run on the host, not in the guest")
 	}
 	if spec.Linux == nil {
 		spec.Linux = &specs.Linux{}
@@ -126,9 +126,9 @@ func bindSysfs(mounts []specs.Mount) {
 	}
 }
 
-func hasHooks(h *specs.Hooks) bool {
+func hasHostHooks(h *specs.Hooks) bool {
 	//lint:ignore SA1019 prestart is deprecated, and refused like the others
-	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.Poststart)+len(h.Poststop) > 0
 }
 
 // SysctlPath is the file of a sysctl below /proc/sys, for which slashes and dots both separate.

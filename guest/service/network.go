@@ -2,14 +2,12 @@ package service
 
 import (
 	"context"
-	"fmt"
 
-	"github.com/containerd/errdefs"
-
+	"github.com/fcshim/containerd-shim-fc-v2/guest/network"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 )
 
 // ConfigureNetwork implements agentpb.AgentService.
-func (s *Service) ConfigureNetwork(context.Context, *agentpb.ConfigureNetworkRequest) (*agentpb.ConfigureNetworkResponse, error) {
-	return nil, fmt.Errorf("network: %w", errdefs.ErrNotImplemented)
+func (s *Service) ConfigureNetwork(_ context.Context, r *agentpb.ConfigureNetworkRequest) (*agentpb.ConfigureNetworkResponse, error) {
+	return &agentpb.ConfigureNetworkResponse{}, network.Configure(r)
 }
