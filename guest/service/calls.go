@@ -117,8 +117,8 @@ func (s *Service) Kill(_ context.Context, r *agentpb.KillRequest) (*agentpb.Kill
 	if err != nil {
 		return nil, err
 	}
-	if r.Signal == 0 || r.Signal > maxSignal {
-		return nil, fmt.Errorf("signal %d is not in 1-%d: %w", r.Signal, maxSignal, errdefs.ErrInvalidArgument)
+	if r.Signal > maxSignal { // 0 asks whether the process is there
+		return nil, fmt.Errorf("signal %d is not in 0-%d: %w", r.Signal, maxSignal, errdefs.ErrInvalidArgument)
 	}
 	sig := unix.Signal(r.Signal)
 	if p.execID == "" && (r.All || sig == unix.SIGKILL && !p.hasEnded()) { // init's death is that of all

@@ -52,11 +52,10 @@ func (s *Service) Update(ctx context.Context, r *agentpb.UpdateRequest) (*agentp
 	return &agentpb.UpdateResponse{}, nil
 }
 
-// withResources is a container's configuration after a change. Like `runc update` it leaves the rules for devices alone.
+// withResources is a container's configuration after a change; the rules for devices stay.
 func withResources(config configs.Config, change *specs.LinuxResources) configs.Config {
 	group, r := *config.Cgroups, *config.Cgroups.Resources
 	config.Cgroups, group.Resources = &group, &r
-	r.SkipDevices = true
 	if m := change.Memory; m != nil {
 		set(&r.Memory, m.Limit)
 		set(&r.MemoryReservation, m.Reservation)

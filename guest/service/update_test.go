@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/guest/setup"
@@ -53,6 +54,9 @@ func TestUpdate(t *testing.T) {
 			}
 		}
 	}
+	e := p.execIn("e", &specs.Process{Args: []string{"true"}, Cwd: "/", Env: []string{"PATH=/bin"}})
+	e.start()
+	e.finish(0)
 	if err := p.kill(unix.SIGKILL, true); err != nil {
 		t.Error(err)
 	}

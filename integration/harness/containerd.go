@@ -289,3 +289,11 @@ func (c *Containerd) LogTail(from int64) string {
 	}
 	return "containerd's log:\n" + string(b)
 }
+
+// As is this containerd for containers of another runtime, to compare the two. Its containers belong into subtests of their own,
+// from whose names their ids are made.
+func (c *Containerd) As(runtime string) *Containerd {
+	other := &Containerd{Env: c.Env, dir: c.dir, opts: c.opts, cmd: c.cmd, exited: c.exited, client: c.client, address: c.address}
+	other.Runtime = runtime
+	return other
+}

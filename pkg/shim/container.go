@@ -298,6 +298,8 @@ func (c *container) finish(ctx context.Context, p *process, status uint32, at ti
 func (c *container) kill(ctx context.Context, p *process, signal uint32, all bool) error {
 	st := p.state()
 	switch {
+	case st.status == task.Status_STOPPED && p == c.init && all:
+		return nil // as runc: there is nobody left, and that is what was asked for
 	case st.status == task.Status_STOPPED:
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	case p != c.init && st.status == task.Status_CREATED:

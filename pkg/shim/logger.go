@@ -174,9 +174,6 @@ func (l *logger) awaitReady(ctx context.Context, ready *os.File, scheme string) 
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { ready.Close() })()
 	n, err := ready.Read(make([]byte, 1))
-	died := func() error {
-		return fmt.Errorf("logger %s has ended (%w) before it was ready: %w", l.path, l.err, errdefs.ErrFailedPrecondition)
-	}
 	switch {
 	case n > 0:
 		return nil
@@ -187,7 +184,7 @@ func (l *logger) awaitReady(ctx context.Context, ready *os.File, scheme string) 
 	}
 	select {
 	case <-l.done:
-		return died()
+		return fmt.Errorf("logger %s has ended (%w) before it was ready: %w", l.path, l.err, errdefs.ErrFailedPrecondition)
 	case <-time.After(loggerDeathTimeout):
 	}
 	if scheme == schemeBinaryV2 {
