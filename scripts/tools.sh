@@ -18,7 +18,7 @@ version() { go list -m -f '{{.Version}}' "$1"; }
 
 # client_tests DIR: builds the client tests of the containerd module in DIR. Two things of them do not suit every machine, so they
 # are built from a changed copy: the flag that names a list of images to use instead of those of public registries is read before
-# it is parsed, so a variable takes its place; and containerd has 4 s to start, of which an emulated machine needs more.
+# it is parsed, so a variable takes its place; and containerd has 2 or 4 s to start, of which an emulated machine needs more.
 client_tests() {
 	local copy=$tmp/containerd-src file
 	cp -r "$1" "$copy"
@@ -27,8 +27,8 @@ client_tests() {
 	cp go.sum "$tmp/client.sum"
 	go mod edit -replace "github.com/containerd/containerd/v2=$copy" "$tmp/client.mod"
 	sed -i 's/initImages(\*imageListFile)/initImages(os.Getenv("TEST_IMAGE_LIST"))/' "$copy/integration/images/image_list.go"
-	sed -i '/waitCtx,/s/4\*time\.Second/90*time.Second/' "$copy/integration/client/client_test.go"
-	for file in images/image_list.go client/client_test.go; do
+	sed -i '/waitCtx, /s/[24]\*time\.Second/90*time.Second/' "$copy"/integration/client/{client,container_linux,restart_monitor}_test.go
+	for file in images/image_list.go client/{client,container_linux,restart_monitor}_test.go; do
 		! cmp -s "$1/integration/$file" "$copy/integration/$file" || die "$file: what is to be changed is not there"
 	done
 	CGO_ENABLED=0 run "building containerd's client tests" "$log" go test -c -trimpath -ldflags "-s -w" -modfile "$tmp/client.mod" \
