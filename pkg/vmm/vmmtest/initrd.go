@@ -2,6 +2,7 @@ package vmmtest
 
 import (
 	"bytes"
+	"debug/elf"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,6 +75,25 @@ exec </dev/null >/dev/kmsg 2>&1
 	if err := os.WriteFile(path, archive([]entry{
 		{"bin", 0o40755, nil}, {"dev", 0o40755, nil}, {"proc", 0o40755, nil}, {"sys", 0o40755, nil}, {"mnt", 0o40755, nil},
 		{"bin/busybox", 0o100755, busybox}, {"init", 0o100755, []byte(init)},
+	}), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// Self makes an initrd whose PID 1 is the test's own program, which must be static: the test is skipped if it is not.
+func Self(tb testing.TB) string {
+	tb.Helper()
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if f, err := elf.NewFile(bytes.NewReader(self)); err != nil || f.Section(".interp") != nil {
+		tb.Skip("needs a static test program: CGO_ENABLED=0")
+	}
+	path := filepath.Join(tb.TempDir(), "initrd")
+	if err := os.WriteFile(path, archive([]entry{
+		{"dev", 0o40755, nil}, {"proc", 0o40755, nil}, {"sys", 0o40755, nil}, {"init", 0o100755, self},
 	}), 0o600); err != nil {
 		tb.Fatal(err)
 	}

@@ -1,0 +1,166 @@
+package net_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	host0, guest0 = "10.70.0.1", "10.70.0.2"
+	host1, guest1 = "10.70.1.1", "10.70.1.2"
+
+	controlPort = ":7000"
+	sinkPort    = ":7001" // takes what the guest sends
+	sourcePort  = ":7002" // sends
+	echoPort    = ":7003" // UDP
+
+	streamBytes = 32 << 20
+	fromGuest   = 1 // seeds of the streams
+	fromHost    = 2
+
+	// guestPatience bounds each wait of the guest's.
+	guestPatience = time.Minute
+)
+
+// stream is a reproducible sequence of streamBytes bytes.
+func stream(seed byte) io.Reader {
+	return io.LimitReader(rand.NewChaCha8([32]byte{seed}), streamBytes)
+}
+
+func sum(r io.Reader) (string, error) {
+	h := sha256.New()
+	n, err := io.Copy(h, r)
+	return fmt.Sprintf("%d:%x", n, h.Sum(nil)), err
+}
+
+// guestMain is PID 1 of the guest: it does what the host asks for over a connection.
+func guestMain() {
+	for _, m := range [][2]string{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
+		if err := unix.Mount(m[0], m[1], m[0], 0, ""); err != nil {
+			fmt.Println(m[1], err)
+		}
+	}
+	if err := guestServe(); err != nil {
+		fmt.Println("guest:", err)
+	}
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}
+
+func guestServe() error {
+	l, err := newLinks()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(l.address("eth0", guest0), l.address("eth1", guest1)); err != nil {
+		return err
+	}
+	c, err := net.DialTimeout("tcp", host0+controlPort, guestPatience)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for in := bufio.NewScanner(c); in.Scan(); {
+		answer, err := guestDo(l, strings.Fields(in.Text()))
+		if err != nil {
+			answer = "FAIL " + err.Error()
+		}
+		if _, err := fmt.Fprintln(c, answer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func guestDo(l links, command []string) (string, error) {
+	switch command[0] {
+	case "info":
+		i, err := net.InterfaceByName(command[1])
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("%s mtu %d", i.HardwareAddr, i.MTU), nil
+	case "read":
+		b, err := os.ReadFile(command[1])
+		return string(bytes.TrimSpace(b)), err
+	case "send":
+		c, err := net.DialTimeout("tcp", host0+sinkPort, guestPatience)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		_, err = io.Copy(c, stream(fromGuest))
+		return "sent", err
+	case "receive":
+		c, err := net.DialTimeout("tcp", host0+sourcePort, guestPatience)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		return sum(c)
+	case "echo":
+		return "echoed", guestEcho(command[1])
+	case "rebind":
+		dev, err := os.Readlink("/sys/class/net/eth1/device")
+		if err != nil {
+			return "", err
+		}
+		for _, what := range []string{"unbind", "bind"} {
+			if err := os.WriteFile("/sys/bus/virtio/drivers/virtio_net/"+what, []byte(filepath.Base(dev)), 0); err != nil {
+				return "", err
+			}
+		}
+		return "bound", l.address("eth1", guest1)
+	case "carrier":
+		b := []byte(nil)
+		for begin := time.Now(); time.Since(begin) < guestPatience; time.Sleep(10 * time.Millisecond) {
+			var err error
+			if b, err = os.ReadFile("/sys/class/net/" + command[1] + "/carrier"); err == nil && string(b) == command[2]+"\n" {
+				return "carrier", nil
+			}
+		}
+		return "", fmt.Errorf("carrier of %s is %q", command[1], b)
+	}
+	return "", fmt.Errorf("%q is no command", command)
+}
+
+// guestEcho has datagrams of several sizes come back. UDP may lose some.
+func guestEcho(addr string) error {
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	in := make([]byte, 1<<16)
+	for _, size := range []int{1, 100, 1472, 1473, 8000, 60000} {
+		out := make([]byte, size)
+		rand.NewChaCha8([32]byte{byte(size)}).Read(out)
+		ok := false
+		for begin := time.Now(); !ok && time.Since(begin) < guestPatience; {
+			if _, err := c.Write(out); err != nil {
+				return fmt.Errorf("%d bytes: %w", size, err)
+			}
+			if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+				return err
+			}
+			n, err := c.Read(in)
+			ok = err == nil && bytes.Equal(in[:n], out)
+		}
+		if !ok {
+			return fmt.Errorf("no answer to %d bytes within %s", size, guestPatience)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,257 @@
+package net_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
+)
+
+// TestMain makes the test's program a guest's PID 1 too.
+func TestMain(m *testing.M) {
+	if os.Getpid() == 1 {
+		guestMain()
+	}
+	os.Exit(m.Run())
+}
+
+// hostPatience bounds each wait for the guest: it may be emulated, and busy.
+const hostPatience = 5 * time.Minute
+
+const (
+	tap0, tap1 = "fctest0", "fctest1"
+	mac1       = "02:fc:00:00:00:07"
+)
+
+// console collects what the guest prints.
+type console struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.b.Write(p)
+}
+
+func (c *console) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.b.String()
+}
+
+// TestGuest has a real kernel use two interfaces: a TAP that somebody made, and one that the VMM makes.
+func TestGuest(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	// A network namespace of the test's own. The thread never goes back to other goroutines.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skip("needs a network namespace of its own:", err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := newLinks()
+	must(err)
+	defer unix.Close(l.fd)
+	must(makeTAP(tap0))
+
+	args := "console=ttyS0 reboot=k panic=-1 quiet"
+	var out console
+	m, err := vmm.New(context.Background(), config.VM{
+		Machine:    config.Machine{VCPUCount: 2, MemSizeMiB: 256},
+		BootSource: &config.BootSource{KernelImagePath: vmmtest.Kernel(t), InitrdPath: vmmtest.Self(t), BootArgs: &args},
+		NetworkInterfaces: []config.NetworkInterface{
+			{IfaceID: "first", HostDevName: tap0},
+			{IfaceID: "second", HostDevName: tap1, GuestMAC: mac1, MTU: 9000},
+		},
+	}, vmm.Options{Console: &out})
+	must(err)
+	defer func() {
+		m.Close()
+		if t.Failed() {
+			t.Logf("console:\n%s", out.String())
+		}
+		if _, err := net.InterfaceByName(tap1); err == nil {
+			t.Error("the VMM's TAP outlived it")
+		}
+	}()
+	must(l.address(tap0, host0))
+	must(l.address(tap1, host1))
+	must(l.mtu(tap1, 9000))
+	listen := func(addr string) *net.TCPListener {
+		t.Helper()
+		a, err := net.Listen("tcp", addr)
+		must(err)
+		t.Cleanup(func() { a.Close() })
+		tl := a.(*net.TCPListener)
+		must(tl.SetDeadline(time.Now().Add(hostPatience)))
+		return tl
+	}
+	control, sink, source := listen(host0+controlPort), listen(host0+sinkPort), listen(host0+sourcePort)
+	for _, h := range []string{host0, host1} {
+		u, err := net.ListenPacket("udp", h+echoPort)
+		must(err)
+		t.Cleanup(func() { u.Close() })
+		go func() {
+			b := make([]byte, 1<<16)
+			for {
+				n, from, err := u.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				u.WriteTo(b[:n], from)
+			}
+		}()
+	}
+	must(m.Start(context.Background()))
+	c, err := control.Accept()
+	must(err)
+	defer c.Close()
+	in := bufio.NewReader(c)
+	ask := func(format string, a ...any) string {
+		t.Helper()
+		question := fmt.Sprintf(format, a...)
+		must(c.SetDeadline(time.Now().Add(hostPatience)))
+		_, err := fmt.Fprintln(c, question)
+		must(err)
+		answer, err := in.ReadString('\n')
+		if answer = strings.TrimSpace(answer); err != nil || strings.HasPrefix(answer, "FAIL") {
+			t.Fatalf("%s: %s, %v", question, answer, err)
+		}
+		return answer
+	}
+	number := func(answer string) float64 {
+		t.Helper()
+		n, err := strconv.ParseFloat(answer, 64)
+		must(err)
+		return n
+	}
+
+	if got, want := ask("info eth1"), mac1+" mtu 9000"; got != want {
+		t.Errorf("eth1 is %s, want %s", got, want)
+	}
+	if got := ask("info eth0"); !strings.HasSuffix(got, " mtu 1500") || strings.HasPrefix(got, "00:00:00:00:00:00") {
+		t.Errorf("eth0 is %s", got)
+	}
+	echo := func() {
+		t.Helper()
+		ask("echo " + host0 + echoPort)
+		ask("echo " + host1 + echoPort)
+	}
+	echo()
+
+	// To the host, byte by byte the same, and in frames larger than an MTU. The link goes down and up in between.
+	type result struct {
+		sum string
+		err error
+	}
+	got := make(chan result, 1)
+	half := make(chan struct{})
+	go func() {
+		c, err := sink.Accept()
+		if err != nil {
+			close(half)
+			got <- result{err: err}
+			return
+		}
+		defer c.Close()
+		r, w := io.Pipe()
+		go func() {
+			_, err := io.CopyN(w, c, streamBytes/2)
+			close(half)
+			if err == nil {
+				_, err = io.Copy(w, c)
+			}
+			w.CloseWithError(err)
+		}()
+		s, err := sum(r)
+		got <- result{s, err}
+	}()
+	toggled := make(chan error, 1)
+	go func() {
+		<-half
+		err := l.up(tap0, false)
+		time.Sleep(300 * time.Millisecond)
+		if err == nil {
+			err = l.up(tap0, true)
+		}
+		toggled <- err
+	}()
+	packets := func(direction string) (n, bytes float64) {
+		t.Helper()
+		return number(ask("read /sys/class/net/eth0/statistics/%s_packets", direction)), number(ask("read /sys/class/net/eth0/statistics/%s_bytes", direction))
+	}
+	begin := time.Now()
+	ask("send")
+	must(<-toggled)
+	want, _ := sum(stream(fromGuest))
+	if r := <-got; r.err != nil || r.sum != want {
+		t.Errorf("from the guest: %+v, want %s", r, want)
+	}
+	n, size := packets("tx")
+	t.Logf("to the host: %v, %.0f frames of %.0f bytes", time.Since(begin), n, size/n)
+	if size/n < 1600 {
+		t.Error("no segmentation by the host")
+	}
+
+	// To the guest.
+	go func() {
+		if c, err := source.Accept(); err == nil {
+			io.Copy(c, stream(fromHost))
+			c.Close()
+		}
+	}()
+	begin = time.Now()
+	want, _ = sum(stream(fromHost))
+	n0, size0 := packets("rx")
+	if got := ask("receive"); got != want {
+		t.Errorf("from the host: %s, want %s", got, want)
+	}
+	n, size = packets("rx")
+	n, size = n-n0, size-size0
+	t.Logf("to the guest: %v, %.0f frames of %.0f bytes", time.Since(begin), n, size/n)
+	if size/n < 1600 {
+		t.Error("no large frames for the guest")
+	}
+
+	// Another driver takes over.
+	for range 3 {
+		ask("rebind eth1")
+		echo()
+	}
+
+	// A TAP goes away: the guest's link is down, and the other interface goes on.
+	ask("carrier eth1 1")
+	must(remove(tap1))
+	ask("carrier eth1 0")
+	ask("echo " + host0 + echoPort)
+	c.Close()
+	select {
+	case <-m.Done():
+	case <-time.After(hostPatience):
+		t.Errorf("the guest did not end within %s", hostPatience)
+	}
+	if e := m.Wait(); e.Reason != vmm.PoweredOff || e.Err != nil {
+		t.Errorf("ended with %v, %v", e.Reason, e.Err)
+	}
+}
