@@ -113,7 +113,7 @@ func TestLogger(t *testing.T) {
 		"old":      {"binary", "old", false, []string{"echo", "out"}, "out\n", "", 0},
 		"terminal": {"binary", "", true, []string{"echo", "out"}, "out\n", "", 0},
 		"slow":     {"binary", "slow", false, []string{"head", "-c", "4194304", "/dev/zero"}, strings.Repeat("\x00", 4<<20), "", 0},
-		"quits":    {"binary", "quit", false, []string{"sh", "-c", "echo out; head -c 20971520 /dev/zero; exit 7"}, "out\n", "", 7},
+		"quits":    {"binary", "quit", false, []string{"sh", "-c", "echo out; head -c 20971520 /dev/zero && exit 7"}, "out\n", "", 7},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, uri := loggerURI(t, tt.scheme, tt.fake)
