@@ -86,7 +86,7 @@ func remove(name string) error {
 	return nil
 }
 
-// makeTAP makes a TAP that outlives its maker.
+// makeTAP makes a TAP that outlives its maker, as `ip tuntap add` does: without headers.
 func makeTAP(name string) error {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -97,7 +97,7 @@ func makeTAP(name string) error {
 	if err != nil {
 		return err
 	}
-	r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, r); err != nil {
 		return err
 	}
