@@ -28,6 +28,7 @@ func TestUpdate(t *testing.T) {
 		fails           func(error) bool
 	}{
 		{"nothing", `{}`, nil, nil},
+		{"first limits, refused", `{"memory":{"limit":67108864},"pids":{"limit":7},"cpu":{"quota":9000,"shares":2},"unified":{"no.file":"1"}}`, nil, func(err error) bool { return err != nil }},
 		{"pids", `{"pids":{"limit":50}}`, map[string]string{"pids.max": "50"}, nil},
 		{"memory", `{"memory":{"limit":33554432,"reservation":1048576}}`, map[string]string{"memory.max": "33554432", "memory.low": "1048576"}, nil},
 		{"quota", `{"cpu":{"quota":50000}}`, map[string]string{"cpu.max": "50000 100000"}, nil},
