@@ -60,7 +60,7 @@ func (n *NetworkInterface) Validate() error {
 	at := "network-interfaces/" + n.IfaceID + "/"
 	if !validDevName(n.HostDevName) {
 		return badString(at+"host_dev_name", n.HostDevName,
-			fmt.Sprintf("the name of a TAP, 1 to %d bytes without white space, control characters, '/', ':' and '%%'", MaxDevName))
+			fmt.Sprintf("the name of a TAP, 1 to %d printable ASCII characters without space, '/', ':' and '%%'", MaxDevName))
 	}
 	if n.GuestMAC != "" {
 		if _, err := ParseMAC(n.GuestMAC); err != nil {
@@ -73,10 +73,11 @@ func (n *NetworkInterface) Validate() error {
 	return nil
 }
 
-// validDevName is the kernel's rule (dev_valid_name), and no '%': the kernel would take that for a pattern, and make up a name.
+// validDevName is the kernel's rule (dev_valid_name) for ASCII, and no '%': the kernel would take that for a pattern, and make up
+// a name.
 func validDevName(name string) bool {
-	return name != "" && len(name) <= MaxDevName && name != "." && name != ".." &&
-		!strings.ContainsAny(name, "/:% \t\n\v\f\r\xa0") && !strings.ContainsFunc(name, isControl)
+	return name != "" && len(name) <= MaxDevName && name != "." && name != ".." && !strings.ContainsAny(name, "/:%") &&
+		!strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 // ParseMAC reads the address of a network interface. It must be one that an interface can have: not zero, no multicast.

@@ -88,6 +88,8 @@ func TestValidate(t *testing.T) {
 		{"long name of a TAP", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = long[:16] }, "network-interfaces/b/host_dev_name", "x"},
 		{"TAP with slash", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "a/b" }, "network-interfaces/b/host_dev_name", "a/b"},
 		{"TAP with space", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "a b" }, "network-interfaces/b/host_dev_name", "a b"},
+		{"TAP with tab", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "a\tb" }, "network-interfaces/b/host_dev_name", `"a\tb"`},
+		{"TAP not in ASCII", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "tép" }, "network-interfaces/b/host_dev_name", "tép"},
 		{"TAP by pattern", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "tap%d" }, "network-interfaces/b/host_dev_name", "tap%d"},
 		{"same TAP", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "tap0" }, "network-interfaces/b/host_dev_name", "tap0"},
 		{"MAC without colons", func(vm *VM) { vm.NetworkInterfaces[1].GuestMAC = "020000000001" }, "network-interfaces/b/guest_mac", "020000000001"},
