@@ -16,6 +16,7 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/hooks"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/hostcgroup"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/network"
 )
 
@@ -31,13 +32,16 @@ type undo struct {
 	Poststop bool `json:"poststop"`
 	// Network is the path of a network namespace with redirections of ours; empty for one that ends with the container.
 	Network string `json:"network,omitempty"`
+	// Cgroups are the folders of cgroups that were not there before the container.
+	Cgroups []string `json:"cgroups,omitempty"`
 }
 
-// host is what a container has on the host beside its VM: the process that stands for it, its network, its hooks.
+// host is what a container has on the host beside its VM: the process that stands for it, its cgroup, its network, its hooks.
 type host struct {
 	bundle  string
 	undo    undo
 	holder  *hold.Holder
+	cgroup  hostCgroup
 	network *network.Network
 	hooks   hooks.Runner
 	closing atomic.Bool
@@ -50,13 +54,17 @@ type hostPlan struct {
 	annotations map[string]string
 	version     string
 	network     string // path of the namespace, empty for a new one
+	cgroup      hostCgroup
 	label       []string
 }
 
 // newHostPlan takes a spec before guestSpec rewrites it.
-func newHostPlan(spec *specs.Spec) (hostPlan, error) {
-	p := hostPlan{hooks: spec.Hooks, annotations: spec.Annotations, version: spec.Version, label: spec.Process.Args}
+func newHostPlan(spec *specs.Spec, sz size) (p hostPlan, err error) {
+	p = hostPlan{hooks: spec.Hooks, annotations: spec.Annotations, version: spec.Version, label: spec.Process.Args}
 	if err := hooks.Check(spec.Hooks); err != nil {
+		return p, err
+	}
+	if p.cgroup, err = planCgroup(spec.Linux, sz); err != nil {
 		return p, err
 	}
 	for i, ns := range spec.Linux.Namespaces {
@@ -78,7 +86,7 @@ func newHostPlan(spec *specs.Spec) (hostPlan, error) {
 // startHost makes a container's process on the host and runs the hooks that come before the container. After an error nothing
 // is left.
 func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
-	h := &host{bundle: p.bundle, signals: make(chan unix.Signal, maxSignals), hooks: hooks.Runner{
+	h := &host{bundle: p.bundle, cgroup: p.host.cgroup, signals: make(chan unix.Signal, maxSignals), hooks: hooks.Runner{
 		Hooks: p.host.hooks, Mounts: s.mounts,
 		State: specs.State{Version: p.host.version, ID: p.id, Bundle: p.bundle, Annotations: p.host.annotations},
 	}}
@@ -87,8 +95,11 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 			err = joinCleanup(err, h.close(ctx))
 		}
 	}()
-	h.undo = undo{Poststop: hooks.Any(p.host.hooks, hooks.Poststop), Network: p.host.network}
+	h.undo = undo{Poststop: hooks.Any(p.host.hooks, hooks.Poststop), Network: p.host.network, Cgroups: h.cgroup.missing()}
 	if err := h.noteUndo(); err != nil {
+		return nil, err
+	}
+	if err := h.cgroup.make(); err != nil {
 		return nil, err
 	}
 	var ns *os.File
@@ -104,6 +115,9 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 	if ns != nil {
 		h.network = network.Open(ns)
 	}
+	if err == nil {
+		err = h.cgroup.add(h.holder.Pid())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +131,7 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 
 // noteUndo writes undo down, if there is anything in it.
 func (h *host) noteUndo() error {
-	if h.undo == (undo{}) {
+	if !h.undo.Poststop && h.undo.Network == "" && len(h.undo.Cgroups) == 0 {
 		return nil
 	}
 	data, err := json.Marshal(h.undo)
@@ -175,6 +189,7 @@ func (h *host) close(ctx context.Context) error {
 	if h.holder != nil {
 		errs = append(errs, h.holder.Close())
 	}
+	errs = append(errs, hostcgroup.Remove(h.undo.Cgroups))
 	if h.undo.Poststop {
 		errs = append(errs, h.hooks.Run(context.WithoutCancel(ctx), hooks.Poststop, specs.StateStopped, 0))
 	}
@@ -205,6 +220,7 @@ func undoHost(ctx context.Context, bundle, id string) error {
 			errs = append(errs, n.Disconnect(), n.Close())
 		}
 	}
+	errs = append(errs, hostcgroup.Remove(u.Cgroups))
 	if u.Poststop {
 		spec, err := readSpec(bundle)
 		if err != nil {

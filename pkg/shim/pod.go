@@ -83,7 +83,7 @@ func (s *service) newPlan(r *taskapi.CreateTaskRequest) (*plan, error) {
 			return nil, err
 		}
 	}
-	if p.host, err = newHostPlan(spec); err != nil {
+	if p.host, err = newHostPlan(spec, sz); err != nil {
 		return nil, err
 	}
 	if p.binds, p.leftOut, err = guestSpec(spec, r.ID, r.Bundle); err != nil {
@@ -150,7 +150,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	phases.mark("host")
 	v, err := startVM(ctx, vmOptions{
 		Namespace: s.namespace, ID: p.id, Bundle: p.bundle, Settings: p.settings, Size: p.size,
-		Network: h.network.Namespace(), Devices: devices,
+		Network: h.network.Namespace(), Devices: devices, Cgroup: h.cgroup,
 	}, phases)
 	if err != nil {
 		return nil, err

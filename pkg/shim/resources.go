@@ -18,8 +18,9 @@ import (
 const defaultCPUPeriod = 100_000
 
 // guestResources rewrites limits for the guest's cgroup, and returns the names of what it leaves out: what names host hardware,
-// or what a guest or cgroup v2 does not have. The same holds for a new container and for one that is updated.
-func guestResources(r *specs.LinuxResources) (leftOut []string) {
+// or what a guest or cgroup v2 does not have. The same holds for a new container and for one that is updated. confined says that the
+// host's CPUs are chosen by a cgroup of the host's.
+func guestResources(r *specs.LinuxResources, confined bool) (leftOut []string) {
 	leave := func(name string, set bool) {
 		if set {
 			leftOut = append(leftOut, "linux.resources."+name)
@@ -31,8 +32,8 @@ func guestResources(r *specs.LinuxResources) (leftOut []string) {
 	leave("hugepageLimits", len(r.HugepageLimits) > 0)
 	r.BlockIO, r.Network, r.Rdma, r.HugepageLimits = nil, nil, nil, nil
 	if c := r.CPU; c != nil {
-		leave("cpu.cpus", c.Cpus != "") // numbers of host CPUs
-		leave("cpu.mems", c.Mems != "")
+		leave("cpu.cpus", c.Cpus != "" && !confined) // numbers of host CPUs
+		leave("cpu.mems", c.Mems != "" && !confined)
 		leave("cpu.realtimePeriod", c.RealtimePeriod != nil) // not in cgroup v2
 		leave("cpu.realtimeRuntime", c.RealtimeRuntime != nil)
 		c.Cpus, c.Mems, c.RealtimePeriod, c.RealtimeRuntime = "", "", nil, nil
@@ -122,7 +123,11 @@ func (c *container) update(ctx context.Context, data []byte) error {
 	if err := c.size.checkUpdate(r.Memory, quota); err != nil {
 		return err
 	}
-	leftOut := guestResources(&r)
+	undo, err := c.host.cgroup.update(quota, r.CPU)
+	if err != nil {
+		return err
+	}
+	leftOut := guestResources(&r, c.host.cgroup.set())
 	if len(r.Devices) > 0 {
 		leftOut = append(leftOut, "linux.resources.devices") // runc does not change them either
 		r.Devices = nil
@@ -130,11 +135,11 @@ func (c *container) update(ctx context.Context, data []byte) error {
 	if len(leftOut) > 0 {
 		log.G(ctx).WithField("container", c.id).Warnf("left out of an update: %s", strings.Join(leftOut, ", "))
 	}
-	data, err := json.Marshal(&r)
-	if err != nil {
+	if data, err = json.Marshal(&r); err != nil {
 		return fmt.Errorf("encode the guest's resources: %w", err)
 	}
 	if _, err = ask(ctx, "Update", c.vm.agent.Update, &agentpb.UpdateRequest{ContainerId: c.id, Resources: data}); err != nil {
+		undo()
 		return c.vm.blame(err)
 	}
 	c.quota = quota

@@ -51,6 +51,7 @@ func guestLinux(l *specs.Linux, cid string) (leftOut []string) {
 			leftOut = append(leftOut, "linux."+name)
 		}
 	}
+	confined := l.CgroupsPath != ""
 	l.CgroupsPath = path.Join("/", cid)
 	l.MountLabel = ""
 	leave("intelRdt", l.IntelRdt != nil)
@@ -66,5 +67,5 @@ func guestLinux(l *specs.Linux, cid string) (leftOut []string) {
 	if l.Resources == nil {
 		return leftOut
 	}
-	return append(leftOut, guestResources(l.Resources)...)
+	return append(leftOut, guestResources(l.Resources, confined)...)
 }

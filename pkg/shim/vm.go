@@ -58,6 +58,7 @@ type vmOptions struct {
 	Size          size
 	Network       *os.File // the network namespace that fc-vmm is started in
 	Devices       []network.Device
+	Cgroup        hostCgroup // that fc-vmm is started in
 }
 
 // startVM runs fc-vmm and starts the guest; ready then waits for the agent. After an error nothing is left of it.

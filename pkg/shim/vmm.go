@@ -61,7 +61,10 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*vmmProc
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.WaitDelay = time.Second // a helper of fc-vmm's that outlives it must not hold us
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := nsthread.Do(p.cmd.Start, nsthread.Namespace{File: o.Network, Kind: unix.CLONE_NEWNET}); err != nil {
+	start := func() error {
+		return nsthread.Do(p.cmd.Start, nsthread.Namespace{File: o.Network, Kind: unix.CLONE_NEWNET})
+	}
+	if err := o.Cgroup.start(p.cmd, start); err != nil {
 		w.Close()
 		return nil, fmt.Errorf("start %s: %w", o.Settings.VMM, reason(err))
 	}
