@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fcshim/containerd-shim-fc-v2/integration/fscheck"
 	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
 )
 
@@ -18,6 +19,11 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(peerEnv) != "" {
+		fmt.Fprintln(os.Stderr, peer())
+		os.Exit(1)
+	}
+	fscheck.Child() // the tests' program is one inside of containers, too
 	status := m.Run()
 	if shared.c != nil {
 		if err := shared.c.Stop(); err != nil {

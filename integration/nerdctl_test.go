@@ -13,7 +13,7 @@ import (
 )
 
 // fcNetwork says whether this project's runtime has a network.
-const fcNetwork = false
+const fcNetwork = true
 
 // networked are the runtimes that the tests of networks run with, each of which must behave like the other.
 func networked(c *harness.Containerd) []string {
