@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/guest/clock"
 	"github.com/fcshim/containerd-shim-fc-v2/guest/link"
 	"github.com/fcshim/containerd-shim-fc-v2/guest/reaper"
 	_ "github.com/fcshim/containerd-shim-fc-v2/guest/reexec"
@@ -77,8 +78,14 @@ func run(ctx context.Context, started time.Duration) error {
 	children := reaper.New()
 	go children.Run(ctx)
 	dial := link.Dialer(link.Vsock)
+	keeper, err := clock.Open()
+	if err != nil {
+		log.G(ctx).WithError(err).Debug("the shim keeps the clock")
+	} else {
+		go keeper.Run(ctx)
+	}
 	s, err := service.New(service.Config{
-		Version: version, Started: started, StateDir: stateDir, Dial: dial, Reaper: children, Shutdown: cancel,
+		Version: version, Started: started, StateDir: stateDir, Dial: dial, Clock: keeper, Reaper: children, Shutdown: cancel,
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -223,10 +224,15 @@ func (s *Service) Pause(_ context.Context, r *agentpb.PauseRequest) (*agentpb.Pa
 }
 
 // Resume implements agentpb.AgentService.
-func (s *Service) Resume(_ context.Context, r *agentpb.ResumeRequest) (*agentpb.ResumeResponse, error) {
+func (s *Service) Resume(ctx context.Context, r *agentpb.ResumeRequest) (*agentpb.ResumeResponse, error) {
 	c, err := s.get(r.ContainerId)
 	if err != nil {
 		return nil, err
+	}
+	if s.Config.Clock != nil {
+		if err := s.Config.Clock.Sync(); err != nil {
+			log.G(ctx).WithError(err).Warn("a container goes on with the guest's own time")
+		}
 	}
 	return &agentpb.ResumeResponse{}, classify(c.lib.Resume())
 }

@@ -18,13 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/guest/cgroup"
+	"github.com/fcshim/containerd-shim-fc-v2/guest/clock"
 	"github.com/fcshim/containerd-shim-fc-v2/guest/link"
 	"github.com/fcshim/containerd-shim-fc-v2/guest/reaper"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 )
 
-// Config is what a Service works with. All of it is needed.
+// Config is what a Service works with. All of it is needed but for what says otherwise.
 type Config struct {
 	Version string
 	// Started is CLOCK_BOOTTIME at the start of the agent.
@@ -32,6 +33,8 @@ type Config struct {
 	// StateDir is libcontainer's; it need not exist.
 	StateDir string
 	Dial     link.Dialer
+	// Clock keeps the guest's time; nil where it cannot.
+	Clock *clock.Keeper
 	Reaper   *reaper.Reaper
 	// Shutdown is called, once all containers have ended, to end the guest. It must not wait for the call that asked for it.
 	Shutdown func()

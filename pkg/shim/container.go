@@ -375,6 +375,9 @@ func (c *container) setPaused(ctx context.Context, paused bool) (err error) {
 		event = &eventstypes.TaskPaused{ContainerID: c.id}
 		_, err = ask(ctx, "Pause", c.vm.agent.Pause, &agentpb.PauseRequest{ContainerId: c.id})
 	} else {
+		if _, err := c.vm.syncClock(ctx); err != nil {
+			log.G(ctx).WithError(err).WithField("container", c.id).Warn("it goes on with the guest's own time")
+		}
 		_, err = ask(ctx, "Resume", c.vm.agent.Resume, &agentpb.ResumeRequest{ContainerId: c.id})
 	}
 	if err != nil {

@@ -241,6 +241,10 @@ func (a *fakeAgent) Create(_ context.Context, r *agentpb.CreateRequest) (*agentp
 	return &agentpb.CreateResponse{Pid: 1}, a.add(r.ContainerId+"/", spec.Process, r.Streams)
 }
 
+func (a *fakeAgent) Clock(context.Context, *agentpb.ClockRequest) (*agentpb.ClockResponse, error) {
+	return &agentpb.ClockResponse{NowNs: time.Now().UnixNano()}, nil
+}
+
 func (a *fakeAgent) Exec(_ context.Context, r *agentpb.ExecRequest) (*agentpb.ExecResponse, error) {
 	var p specs.Process
 	if err := json.Unmarshal(r.Process, &p); err != nil {

@@ -1687,6 +1687,105 @@ func (x *Neighbour) GetInterface() string {
 	return ""
 }
 
+type ClockRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To be added to CLOCK_REALTIME, in nanoseconds: at once if it is 10 ms or more, else little by little.
+	AdjustNs      int64 `protobuf:"varint,1,opt,name=adjust_ns,json=adjustNs,proto3" json:"adjust_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockRequest) Reset() {
+	*x = ClockRequest{}
+	mi := &file_agent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockRequest) ProtoMessage() {}
+
+func (x *ClockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
+func (*ClockRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ClockRequest) GetAdjustNs() int64 {
+	if x != nil {
+		return x.AdjustNs
+	}
+	return 0
+}
+
+type ClockResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CLOCK_REALTIME, in nanoseconds since 1970, after the adjustment.
+	NowNs int64 `protobuf:"varint,1,opt,name=now_ns,json=nowNs,proto3" json:"now_ns,omitempty"`
+	// The guest reads the host's clock itself.
+	SelfKept      bool `protobuf:"varint,2,opt,name=self_kept,json=selfKept,proto3" json:"self_kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockResponse) Reset() {
+	*x = ClockResponse{}
+	mi := &file_agent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockResponse) ProtoMessage() {}
+
+func (x *ClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
+func (*ClockResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ClockResponse) GetNowNs() int64 {
+	if x != nil {
+		return x.NowNs
+	}
+	return 0
+}
+
+func (x *ClockResponse) GetSelfKept() bool {
+	if x != nil {
+		return x.SelfKept
+	}
+	return false
+}
+
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1695,7 +1794,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1806,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1819,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 type Event struct {
@@ -1733,7 +1832,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1844,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +1857,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Event) GetOomContainerId() string {
@@ -1776,7 +1875,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +1887,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1900,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 type ShutdownResponse struct {
@@ -1812,7 +1911,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +1923,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +1936,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -1945,12 +2044,17 @@ const file_agent_proto_rawDesc = "" +
 	"\tNeighbour\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x1c\n" +
-	"\tinterface\x18\x03 \x01(\tR\tinterface\"\x0f\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\"+\n" +
+	"\fClockRequest\x12\x1b\n" +
+	"\tadjust_ns\x18\x01 \x01(\x03R\badjustNs\"C\n" +
+	"\rClockResponse\x12\x15\n" +
+	"\x06now_ns\x18\x01 \x01(\x03R\x05nowNs\x12\x1b\n" +
+	"\tself_kept\x18\x02 \x01(\bR\bselfKept\"\x0f\n" +
 	"\rEventsRequest\"1\n" +
 	"\x05Event\x12(\n" +
 	"\x10oom_container_id\x18\x01 \x01(\tR\x0eoomContainerId\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xb6\b\n" +
+	"\x10ShutdownResponse2\xf6\b\n" +
 	"\x05Agent\x12;\n" +
 	"\x04Info\x12\x18.fc.agent.v1.InfoRequest\x1a\x19.fc.agent.v1.InfoResponse\x12A\n" +
 	"\x06Create\x12\x1a.fc.agent.v1.CreateRequest\x1a\x1b.fc.agent.v1.CreateResponse\x12;\n" +
@@ -1965,7 +2069,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x05Pause\x12\x19.fc.agent.v1.PauseRequest\x1a\x1a.fc.agent.v1.PauseResponse\x12A\n" +
 	"\x06Resume\x12\x1a.fc.agent.v1.ResumeRequest\x1a\x1b.fc.agent.v1.ResumeResponse\x12A\n" +
 	"\x06Update\x12\x1a.fc.agent.v1.UpdateRequest\x1a\x1b.fc.agent.v1.UpdateResponse\x12_\n" +
-	"\x10ConfigureNetwork\x12$.fc.agent.v1.ConfigureNetworkRequest\x1a%.fc.agent.v1.ConfigureNetworkResponse\x12:\n" +
+	"\x10ConfigureNetwork\x12$.fc.agent.v1.ConfigureNetworkRequest\x1a%.fc.agent.v1.ConfigureNetworkResponse\x12>\n" +
+	"\x05Clock\x12\x19.fc.agent.v1.ClockRequest\x1a\x1a.fc.agent.v1.ClockResponse\x12:\n" +
 	"\x06Events\x12\x1a.fc.agent.v1.EventsRequest\x1a\x12.fc.agent.v1.Event0\x01\x12G\n" +
 	"\bShutdown\x12\x1c.fc.agent.v1.ShutdownRequest\x1a\x1d.fc.agent.v1.ShutdownResponseBCZAgithub.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb;agentpbb\x06proto3"
 
@@ -1981,7 +2086,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_agent_proto_goTypes = []any{
 	(*InfoRequest)(nil),              // 0: fc.agent.v1.InfoRequest
 	(*InfoResponse)(nil),             // 1: fc.agent.v1.InfoResponse
@@ -2015,16 +2120,18 @@ var file_agent_proto_goTypes = []any{
 	(*Interface)(nil),                // 29: fc.agent.v1.Interface
 	(*Route)(nil),                    // 30: fc.agent.v1.Route
 	(*Neighbour)(nil),                // 31: fc.agent.v1.Neighbour
-	(*EventsRequest)(nil),            // 32: fc.agent.v1.EventsRequest
-	(*Event)(nil),                    // 33: fc.agent.v1.Event
-	(*ShutdownRequest)(nil),          // 34: fc.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),         // 35: fc.agent.v1.ShutdownResponse
-	(*timestamppb.Timestamp)(nil),    // 36: google.protobuf.Timestamp
+	(*ClockRequest)(nil),             // 32: fc.agent.v1.ClockRequest
+	(*ClockResponse)(nil),            // 33: fc.agent.v1.ClockResponse
+	(*EventsRequest)(nil),            // 34: fc.agent.v1.EventsRequest
+	(*Event)(nil),                    // 35: fc.agent.v1.Event
+	(*ShutdownRequest)(nil),          // 36: fc.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),         // 37: fc.agent.v1.ShutdownResponse
+	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: fc.agent.v1.CreateRequest.streams:type_name -> fc.agent.v1.Streams
 	2,  // 1: fc.agent.v1.ExecRequest.streams:type_name -> fc.agent.v1.Streams
-	36, // 2: fc.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
+	38, // 2: fc.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
 	29, // 3: fc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> fc.agent.v1.Interface
 	30, // 4: fc.agent.v1.ConfigureNetworkRequest.routes:type_name -> fc.agent.v1.Route
 	31, // 5: fc.agent.v1.ConfigureNetworkRequest.neighbours:type_name -> fc.agent.v1.Neighbour
@@ -2042,26 +2149,28 @@ var file_agent_proto_depIdxs = []int32{
 	23, // 17: fc.agent.v1.Agent.Resume:input_type -> fc.agent.v1.ResumeRequest
 	25, // 18: fc.agent.v1.Agent.Update:input_type -> fc.agent.v1.UpdateRequest
 	27, // 19: fc.agent.v1.Agent.ConfigureNetwork:input_type -> fc.agent.v1.ConfigureNetworkRequest
-	32, // 20: fc.agent.v1.Agent.Events:input_type -> fc.agent.v1.EventsRequest
-	34, // 21: fc.agent.v1.Agent.Shutdown:input_type -> fc.agent.v1.ShutdownRequest
-	1,  // 22: fc.agent.v1.Agent.Info:output_type -> fc.agent.v1.InfoResponse
-	4,  // 23: fc.agent.v1.Agent.Create:output_type -> fc.agent.v1.CreateResponse
-	6,  // 24: fc.agent.v1.Agent.Exec:output_type -> fc.agent.v1.ExecResponse
-	8,  // 25: fc.agent.v1.Agent.Start:output_type -> fc.agent.v1.StartResponse
-	10, // 26: fc.agent.v1.Agent.Wait:output_type -> fc.agent.v1.WaitResponse
-	12, // 27: fc.agent.v1.Agent.Kill:output_type -> fc.agent.v1.KillResponse
-	14, // 28: fc.agent.v1.Agent.Delete:output_type -> fc.agent.v1.DeleteResponse
-	16, // 29: fc.agent.v1.Agent.ResizePty:output_type -> fc.agent.v1.ResizePtyResponse
-	18, // 30: fc.agent.v1.Agent.Pids:output_type -> fc.agent.v1.PidsResponse
-	20, // 31: fc.agent.v1.Agent.Stats:output_type -> fc.agent.v1.StatsResponse
-	22, // 32: fc.agent.v1.Agent.Pause:output_type -> fc.agent.v1.PauseResponse
-	24, // 33: fc.agent.v1.Agent.Resume:output_type -> fc.agent.v1.ResumeResponse
-	26, // 34: fc.agent.v1.Agent.Update:output_type -> fc.agent.v1.UpdateResponse
-	28, // 35: fc.agent.v1.Agent.ConfigureNetwork:output_type -> fc.agent.v1.ConfigureNetworkResponse
-	33, // 36: fc.agent.v1.Agent.Events:output_type -> fc.agent.v1.Event
-	35, // 37: fc.agent.v1.Agent.Shutdown:output_type -> fc.agent.v1.ShutdownResponse
-	22, // [22:38] is the sub-list for method output_type
-	6,  // [6:22] is the sub-list for method input_type
+	32, // 20: fc.agent.v1.Agent.Clock:input_type -> fc.agent.v1.ClockRequest
+	34, // 21: fc.agent.v1.Agent.Events:input_type -> fc.agent.v1.EventsRequest
+	36, // 22: fc.agent.v1.Agent.Shutdown:input_type -> fc.agent.v1.ShutdownRequest
+	1,  // 23: fc.agent.v1.Agent.Info:output_type -> fc.agent.v1.InfoResponse
+	4,  // 24: fc.agent.v1.Agent.Create:output_type -> fc.agent.v1.CreateResponse
+	6,  // 25: fc.agent.v1.Agent.Exec:output_type -> fc.agent.v1.ExecResponse
+	8,  // 26: fc.agent.v1.Agent.Start:output_type -> fc.agent.v1.StartResponse
+	10, // 27: fc.agent.v1.Agent.Wait:output_type -> fc.agent.v1.WaitResponse
+	12, // 28: fc.agent.v1.Agent.Kill:output_type -> fc.agent.v1.KillResponse
+	14, // 29: fc.agent.v1.Agent.Delete:output_type -> fc.agent.v1.DeleteResponse
+	16, // 30: fc.agent.v1.Agent.ResizePty:output_type -> fc.agent.v1.ResizePtyResponse
+	18, // 31: fc.agent.v1.Agent.Pids:output_type -> fc.agent.v1.PidsResponse
+	20, // 32: fc.agent.v1.Agent.Stats:output_type -> fc.agent.v1.StatsResponse
+	22, // 33: fc.agent.v1.Agent.Pause:output_type -> fc.agent.v1.PauseResponse
+	24, // 34: fc.agent.v1.Agent.Resume:output_type -> fc.agent.v1.ResumeResponse
+	26, // 35: fc.agent.v1.Agent.Update:output_type -> fc.agent.v1.UpdateResponse
+	28, // 36: fc.agent.v1.Agent.ConfigureNetwork:output_type -> fc.agent.v1.ConfigureNetworkResponse
+	33, // 37: fc.agent.v1.Agent.Clock:output_type -> fc.agent.v1.ClockResponse
+	35, // 38: fc.agent.v1.Agent.Events:output_type -> fc.agent.v1.Event
+	37, // 39: fc.agent.v1.Agent.Shutdown:output_type -> fc.agent.v1.ShutdownResponse
+	23, // [23:40] is the sub-list for method output_type
+	6,  // [6:23] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -2078,7 +2187,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

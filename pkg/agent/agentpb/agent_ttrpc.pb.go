@@ -22,6 +22,7 @@ type AgentService interface {
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*ConfigureNetworkResponse, error)
+	Clock(context.Context, *ClockRequest) (*ClockResponse, error)
 	Events(context.Context, *EventsRequest, Agent_EventsServer) error
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
@@ -140,6 +141,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.ConfigureNetwork(ctx, &req)
 			},
+			"Clock": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ClockRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Clock(ctx, &req)
+			},
 			"Shutdown": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ShutdownRequest
 				if err := unmarshal(&req); err != nil {
@@ -179,6 +187,7 @@ type AgentClient interface {
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*ConfigureNetworkResponse, error)
+	Clock(context.Context, *ClockRequest) (*ClockResponse, error)
 	Events(context.Context, *EventsRequest) (Agent_EventsClient, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
@@ -300,6 +309,14 @@ func (c *agentClient) Update(ctx context.Context, req *UpdateRequest) (*UpdateRe
 func (c *agentClient) ConfigureNetwork(ctx context.Context, req *ConfigureNetworkRequest) (*ConfigureNetworkResponse, error) {
 	var resp ConfigureNetworkResponse
 	if err := c.client.Call(ctx, "fc.agent.v1.Agent", "ConfigureNetwork", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Clock(ctx context.Context, req *ClockRequest) (*ClockResponse, error) {
+	var resp ClockResponse
+	if err := c.client.Call(ctx, "fc.agent.v1.Agent", "Clock", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
