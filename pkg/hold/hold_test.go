@@ -198,3 +198,15 @@ func TestSignals(t *testing.T) {
 		t.Errorf("a thread of a dead process: %v", err)
 	}
 }
+
+// A thread is never the process's first one, whose number is the process's.
+func TestThreadIsNotTheFirst(t *testing.T) {
+	for range 30 {
+		h := start(t, Options{})
+		for range 3 {
+			if tid, err := h.Thread(); err != nil || tid == h.Pid() {
+				t.Fatalf("thread %d of process %d, %v", tid, h.Pid(), err)
+			}
+		}
+	}
+}

@@ -89,9 +89,9 @@ func Run(control int) error {
 		}
 		switch m.op {
 		case opThread:
-			tid, end := newThread()
-			threads[tid] = end
-			if err := (message{opThread, tid}).write(conn); err != nil {
+			t := newThread()
+			threads[t.tid] = t.end
+			if err := (message{opThread, t.tid}).write(conn); err != nil {
 				return fmt.Errorf("control socket: %w", err)
 			}
 		case opEnd:
@@ -103,14 +103,26 @@ func Run(control int) error {
 	}
 }
 
-// newThread makes a thread that lives until end is closed.
-func newThread() (tid uint32, end chan struct{}) {
-	end = make(chan struct{})
-	made := make(chan uint32)
+// thread is a thread that lives until end is closed.
+type thread struct {
+	tid uint32
+	end chan struct{}
+}
+
+func newThread() thread {
+	made := make(chan thread)
 	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with this goroutine
-		made <- uint32(unix.Gettid())
-		<-end
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread has the process's own number. While this goroutine keeps it, another one gets another.
+			t := newThread()
+			runtime.UnlockOSThread()
+			made <- t
+			return
+		}
+		t := thread{uint32(unix.Gettid()), make(chan struct{})}
+		made <- t
+		<-t.end // locked, so that the thread ends with this goroutine
 	}()
-	return <-made, end
+	return <-made
 }
