@@ -190,8 +190,10 @@ func (n *node) dropPrivBits() error {
 	return unix.Fchmodat(unix.AT_FDCWD, n.path(), uint32(st.Mode&^drop&0o7777), 0)
 }
 
-// settled says that a file has not changed for so long that a change to come has a new time stamp: pages that the guest
-// keeps are then invalidated by it.
-func settled(st *unix.Statx_t) bool {
-	return time.Since(time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec))) > 2*Validity
+// settled says that what the guest has of a file's content is still true. That takes a file which has not changed for so long that
+// a change to come has a new time stamp, and which has been opened before in that state: what was read earlier may be from between
+// two changes of one time stamp.
+func (n *node) settled(st *unix.Statx_t) bool {
+	changed := time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec))
+	return time.Since(changed) > 2*Validity && n.opened.Swap(changed.UnixNano()) == changed.UnixNano()
 }

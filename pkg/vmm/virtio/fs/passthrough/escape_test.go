@@ -158,10 +158,6 @@ func TestReadOnly(t *testing.T) {
 	os.WriteFile(filepath.Join(root, "f"), []byte("abc"), 0o600)
 	c := newClient(t, Config{Root: root, ReadOnly: true})
 	f := c.walk("f").NodeId
-	size := struct {
-		fuse.InHeader
-		Size, Flags uint32
-	}{}
 	for op, st := range map[string]fuse.Status{
 		"CREATE":      second(c.create(1, "x", unix.O_RDWR, 0o600)),
 		"OPEN":        second(c.open(f, unix.O_WRONLY)),
@@ -175,7 +171,7 @@ func TestReadOnly(t *testing.T) {
 		"RMDIR":       c.do(opRmdir, 1, nil, name("f"), nil),
 		"RENAME":      c.do(opRename2, 1, &fuse.RenameIn{Newdir: 1}, name("f", "g"), nil),
 		"SETATTR":     c.do(opSetattr, f, &fuse.SetAttrIn{}, nil, nil),
-		"SETXATTR":    c.do(opSetxattr, f, &size, name("user.x"), nil),
+		"SETXATTR":    c.do(opSetxattr, f, &fuse.SetXAttrIn{}, name("user.x"), nil),
 		"REMOVEXATTR": c.do(opRemovexattr, f, nil, name("user.x"), nil),
 	} {
 		if st != fuse.EROFS {

@@ -28,6 +28,7 @@ type node struct {
 	dev dev
 	fd  int // O_PATH
 
+	opened  atomic.Int64 // status change, in ns since 1970, of the content that was opened last; see settled
 	refs    atomic.Int64 // one of the table, one of each user
 	lookups uint64       // that the guest has not yet forgotten; guarded by tree.mu
 }

@@ -52,10 +52,11 @@ func TestInit(t *testing.T) {
 		"CACHE_SYMLINKS":     {fuse.CAP_CACHE_SYMLINKS, true},
 		"HANDLE_KILLPRIV":    {fuse.CAP_HANDLE_KILLPRIV, false},
 		"WRITEBACK_CACHE":    {fuse.CAP_WRITEBACK_CACHE, false},
-		"POSIX_ACL":          {fuse.CAP_POSIX_ACL, false},
+		"POSIX_ACL":          {fuse.CAP_POSIX_ACL, true},
 		"POSIX_LOCKS":        {fuse.CAP_POSIX_LOCKS, false},
 		"FLOCK_LOCKS":        {fuse.CAP_FLOCK_LOCKS, false},
-		"DONT_MASK":          {fuse.CAP_DONT_MASK, false},
+		"DONT_MASK":          {fuse.CAP_DONT_MASK, true},
+		"SETXATTR_EXT":       {fuse.CAP_SETXATTR_EXT, true},
 		"PASSTHROUGH":        {fuse.CAP_PASSTHROUGH, false},
 		"SUBMOUNTS":          {fuse.CAP_SUBMOUNTS, false},
 		"SECURITY_CTX":       {fuse.CAP_SECURITY_CTX, false},
@@ -442,11 +443,7 @@ func TestXattr(t *testing.T) {
 	c := newClient(t, Config{Root: root})
 	f, l := c.walk("f"), c.walk("l")
 	set := func(node uint64, key, value string) fuse.Status {
-		in := struct {
-			fuse.InHeader
-			Size, Flags uint32
-		}{Size: uint32(len(value))}
-		return c.do(opSetxattr, node, &in, append(name(key), value...), nil)
+		return c.do(opSetxattr, node, &fuse.SetXAttrIn{Size: uint32(len(value))}, append(name(key), value...), nil)
 	}
 	get := func(node uint64, key string, size int) (string, fuse.Status) {
 		b, st := c.raw(c.request(opGetxattr, node, &fuse.GetXAttrIn{Size: uint32(size)}, name(key)), max(size, 8))
@@ -474,5 +471,5 @@ func TestXattr(t *testing.T) {
 	}
 	want(t, "REMOVEXATTR", c.do(opRemovexattr, f.NodeId, nil, name("trusted.big"), nil), fuse.OK)
 	want(t, "REMOVEXATTR", c.do(opRemovexattr, f.NodeId, nil, name("trusted.big"), nil), fuse.ENODATA)
-	want(t, "ACL", set(f.NodeId, "system.posix_acl_access", "x"), fuse.Status(unix.EOPNOTSUPP))
+	want(t, "SETXATTR too short", c.do(opSetxattr, f.NodeId, &fuse.OpenIn{}, name("user.x"), nil), fuse.EINVAL)
 }

@@ -18,6 +18,8 @@ type tree struct {
 	wire     *fuse.ProtocolServer
 	handles  handles
 	maxNodes int
+	// longSetxattr: the guest and go-fuse have agreed on SETXATTR with flags for access control lists (FUSE_SETXATTR_EXT).
+	longSetxattr bool
 
 	mu       sync.RWMutex
 	nodes    map[uint64]*node

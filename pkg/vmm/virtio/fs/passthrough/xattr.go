@@ -1,22 +1,19 @@
 package passthrough
 
 import (
-	"strings"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
-// checkXattr refuses access control lists: the guest's kernel, which checks permissions, does not know of them here, and
-// one that is stored but not obeyed is worse than none.
+// aclAccess holds a file's access control list (acl(5)), which the guest's kernel obeys.
+const aclAccess = "system.posix_acl_access"
+
 func checkXattr(name string) fuse.Status {
 	switch {
 	case len(name) > maxName:
 		return fuse.ERANGE
 	case name == "":
 		return fuse.EINVAL
-	case strings.HasPrefix(name, "system.posix_acl_"):
-		return fuse.Status(unix.EOPNOTSUPP)
 	}
 	return fuse.OK
 }
@@ -69,7 +66,22 @@ func (t *tree) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, dat
 		return stale
 	}
 	defer n.put()
-	return status(unix.Setxattr(n.path(), name, data[:in.Size], int(in.Flags)))
+	if err := unix.Setxattr(n.path(), name, data[:in.Size], int(in.Flags)); err != nil {
+		return status(err)
+	}
+	if name == aclAccess && in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
+		return status(n.dropSetgid())
+	}
+	return fuse.OK
+}
+
+// dropSetgid is for one who may not have set the bit, being none of the file's group.
+func (n *node) dropSetgid() error {
+	var st unix.Statx_t
+	if err := statFd(n.fd, &st); err != nil || st.Mode&unix.S_ISGID == 0 {
+		return err
+	}
+	return unix.Fchmodat(unix.AT_FDCWD, n.path(), uint32(st.Mode&^unix.S_ISGID&0o7777), 0)
 }
 
 // RemoveXAttr is removexattr(2).
