@@ -5,6 +5,7 @@
 // one named after the container, resctrl. Only what depends on the guest itself is decided here:
 //   - The network namespace is the guest's own: the VM is the boundary. net.* sysctls thus apply to the guest.
 //     A container in a user namespace does not own it, and may thus not mount sysfs: it gets the guest's /sys bound instead.
+//   - Devices must be there, and those of a container that may use all are the guest's.
 //   - oomScoreAdj defaults to 0, for the agent's own, which a container would inherit, is -1000.
 package ocispec
 
@@ -64,6 +65,9 @@ func Convert(id string, spec *specs.Spec) (*Container, error) {
 	c := &Container{Process: spec.Process}
 	linux := spec.Linux
 	if err := checkLinux(id, linux); err != nil {
+		return nil, err
+	}
+	if err := convertDevices(linux, guestMachine()); err != nil {
 		return nil, err
 	}
 	if hasNamespace(linux.Namespaces, specs.UserNamespace) {
