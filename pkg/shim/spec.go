@@ -6,7 +6,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -61,17 +60,6 @@ func checkSpec(spec *specs.Spec) error {
 	return checkLinux(spec.Linux)
 }
 
-// bind is a host file or folder to be shown in the shared tree, below the container's folder.
-type bind struct {
-	Source      string
-	Target      string // below the container's folder in the shared tree
-	Destination string // in the container
-	Dir         bool
-	Recursive   bool
-	// ReadOnly makes the mount itself read-only on the host, RecursiveReadOnly also every mount below it.
-	ReadOnly, RecursiveReadOnly bool
-}
-
 // guestSpec rewrites spec, in place, from what holds on the host to what holds in the guest, and returns the binds that
 // the shared tree must show for it, and the names of fields that are left out although somebody asked for something by them.
 // This is the one place where a spec is rewritten: the guest checks it only.
@@ -99,10 +87,13 @@ func guestSpec(spec *specs.Spec, cid, bundle string) (_ []bind, leftOut []string
 			*m = guestShm(m.Destination)
 			continue
 		}
+		b.propagate(append([]string{spec.Linux.RootfsPropagation}, m.Options...)...)
 		binds = append(binds, b)
 		m.Type = "bind"
 		m.Source = path.Join(dir, b.Target)
-		m.Options = guestBindOptions(m.Options)
+		if m.Options, err = b.guestOptions(m.Options); err != nil {
+			return nil, nil, err
+		}
 		m.UIDMappings, m.GIDMappings = nil, nil
 	}
 	if spec.Hooks != nil {
@@ -114,11 +105,6 @@ func guestSpec(spec *specs.Spec, cid, bundle string) (_ []bind, leftOut []string
 		leftOut = append(leftOut, "process.execCPUAffinity")
 	}
 	return binds, append(leftOut, guestLinux(spec.Linux, cid)...), nil
-}
-
-// isBind goes by the options, as runc does; the type of a bind mount is free, "none" and "bind" are usual.
-func isBind(m *specs.Mount) bool {
-	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 // checkKernelMount lets through what the guest's kernel makes of nothing; anything else has its source on the host.
@@ -143,52 +129,4 @@ func guestShm(destination string) specs.Mount {
 		Destination: destination, Type: "tmpfs", Source: "shm",
 		Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"},
 	}
-}
-
-func newBind(m *specs.Mount, bundle string, n int) (bind, error) {
-	fail := func(format string, args ...any) (bind, error) {
-		return bind{}, fmt.Errorf("mount %s: %w: %w", m.Destination, fmt.Errorf(format, args...), errdefs.ErrInvalidArgument)
-	}
-	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap") {
-		return fail("id-mapped mounts are not supported")
-	}
-	source := m.Source
-	if !filepath.IsAbs(source) {
-		source = filepath.Join(bundle, source) // OCI runtime spec, mounts: relative to the bundle
-	}
-	fi, err := os.Stat(source)
-	if err != nil {
-		return fail("source %s: %w", source, reason(err))
-	}
-	if fi.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice {
-		return fail("source %s: block devices are not supported yet", source)
-	}
-	rro := slices.Contains(m.Options, "rro")
-	return bind{
-		Source: source, Target: path.Join(mountsName, fmt.Sprint(n)), Destination: m.Destination, Dir: fi.IsDir(),
-		Recursive: !slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind"),
-		ReadOnly:  rro || slices.Contains(m.Options, "ro"), RecursiveReadOnly: rro,
-	}, nil
-}
-
-// guestBindOptions are for a guest that sees the whole shared tree as one filesystem: recursive flags come down to plain
-// ones, for there is no mount below.
-func guestBindOptions(options []string) []string {
-	out := make([]string, 0, len(options)+1)
-	bound := false
-	for _, o := range options {
-		switch o {
-		case "rro":
-			o = "ro"
-		case "rrw":
-			o = "rw"
-		case "bind", "rbind":
-			bound = true
-		}
-		out = append(out, o)
-	}
-	if !bound {
-		out = append(out, "rbind")
-	}
-	return out
 }

@@ -51,7 +51,23 @@ func TestGuestMounts(t *testing.T) {
 		"recursively read-only": {
 			in:   specs.Mount{Destination: "/f", Source: file, Options: []string{"rbind", "rro", "rprivate"}},
 			want: specs.Mount{Destination: "/f", Type: "bind", Source: guest0, Options: []string{"rbind", "ro", "rprivate"}},
-			bind: &bind{Source: file, Target: "mounts/0", Recursive: true, ReadOnly: true, RecursiveReadOnly: true},
+			bind: &bind{
+				Source: file, Target: "mounts/0", Recursive: true, ReadOnly: true, RecursiveReadOnly: true, Private: true, RecursivePrivate: true,
+			},
+		},
+		"read-only, with a mount below": {
+			in:   specs.Mount{Destination: "/d", Source: "/dev", Options: []string{"rbind", "ro", "private"}},
+			want: specs.Mount{Destination: "/d", Type: "bind", Source: guest0, Options: []string{"rbind", "private"}},
+			bind: &bind{Source: "/dev", Target: "mounts/0", Dir: true, Recursive: true, ReadOnly: true, Private: true},
+		},
+		"the host's mounts to be seen": {
+			in:   specs.Mount{Destination: "/d", Source: bundle, Options: []string{"rbind", "rprivate", "rslave"}},
+			want: specs.Mount{Destination: "/d", Type: "bind", Source: guest0, Options: []string{"rbind", "rprivate", "rslave"}},
+			bind: &bind{Source: bundle, Target: "mounts/0", Dir: true, Recursive: true},
+		},
+		"the guest's mounts to be seen": {
+			in:  specs.Mount{Destination: "/d", Source: bundle, Options: []string{"rbind", "rshared"}},
+			err: `mount /d: propagation "rshared": a mount that is made in a VM cannot appear on the host; use "rslave"`,
 		},
 		"bind by type only": {
 			in:   specs.Mount{Destination: "/f", Type: "bind", Source: file},
@@ -155,12 +171,12 @@ func TestCheckSpec(t *testing.T) {
 		change func(*specs.Spec)
 		want   string
 	}{
-		"good":     {func(*specs.Spec) {}, ""},
-		"no args":  {func(s *specs.Spec) { s.Process.Args = nil }, "process.args is empty"},
-		"cwd":      {func(s *specs.Spec) { s.Process.Cwd = "tmp" }, `process.cwd "tmp" is not an absolute path`},
-		"no root":  {func(s *specs.Spec) { s.Root = nil }, "no root.path"},
-		"no linux": {func(s *specs.Spec) { s.Linux = nil }, "no linux section"},
-		"no hooks": {func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, ""},
+		"good":               {func(*specs.Spec) {}, ""},
+		"no args":            {func(s *specs.Spec) { s.Process.Args = nil }, "process.args is empty"},
+		"cwd":                {func(s *specs.Spec) { s.Process.Cwd = "tmp" }, `process.cwd "tmp" is not an absolute path`},
+		"no root":            {func(s *specs.Spec) { s.Root = nil }, "no root.path"},
+		"no linux":           {func(s *specs.Spec) { s.Linux = nil }, "no linux section"},
+		"no hooks":           {func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, ""},
 		"the host's network": {func(s *specs.Spec) { s.Linux.Namespaces = nil }, "the host's network (--net-host, --network host) cannot be used"},
 		"a network by path":  {func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/run/netns/x" }, ""},
 		"another's ipc": {func(s *specs.Spec) {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
 )
@@ -76,38 +75,6 @@ func (t *tree) targets(cid string, binds []bind) []hold.Mount {
 		mounts[i] = hold.Mount{Source: filepath.Join(t.root, cid, b.Target), Target: b.Destination}
 	}
 	return mounts
-}
-
-func (b *bind) mount(target string) error {
-	if b.Dir {
-		if err := os.Mkdir(target, 0o711); err != nil {
-			return err
-		}
-	} else {
-		f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		f.Close()
-	}
-	flags := uintptr(unix.MS_BIND)
-	if b.Recursive {
-		flags |= unix.MS_REC
-	}
-	if err := unix.Mount(b.Source, target, "", flags, ""); err != nil {
-		return fmt.Errorf("mount: %w", err)
-	}
-	if !b.ReadOnly {
-		return nil
-	}
-	how := uint(unix.AT_SYMLINK_NOFOLLOW)
-	if b.RecursiveReadOnly {
-		how |= unix.AT_RECURSIVE
-	}
-	if err := unix.MountSetattr(unix.AT_FDCWD, target, how, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
-		return fmt.Errorf("make it read-only: %w", err)
-	}
-	return nil
 }
 
 // remove takes a container's part of the tree away, whatever there is of it. Mounts go lazily: fc-vmm may still hold
