@@ -8,6 +8,8 @@
 # Each group runs in a machine of its own, in a time that it may take there, in seconds.
 groups=(parts containers crowd)
 declare -A limit=([parts]=1200 [containers]=1500 [crowd]=420)
+# A sample of containerd's own client tests; `make test-containerd` runs them all.
+sample='^Test(Container(Start|Exec|Kill|CloseIO|PTY|Hook|Metrics|AttachProcess)|TaskForceDelete|DeleteContainerExecCreated|DaemonRestart|ShimSockLength)$'
 crowd='^TestTenAtOnce$' # ten VMs at once weigh on an emulated machine: they run last, and by themselves
 
 # What needs the KVM machine shows it by the helper it asks.
@@ -108,5 +110,11 @@ for group in "${groups[@]}"; do
 	fi
 	say "tests with KVM: $group: $((SECONDS - start)) s"
 done
+if [ "$pattern" = . ]; then
+	start=$SECONDS
+	say "a sample of containerd's client tests …"
+	scripts/test-containerd.sh "$sample" || failed=1
+	say "a sample of containerd's client tests: $((SECONDS - start)) s"
+fi
 echo "$(count PASS) passed, $(count FAIL) failed, $(count SKIP) skipped"
 exit $failed

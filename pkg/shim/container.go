@@ -290,6 +290,10 @@ func (c *container) finish(ctx context.Context, p *process, status uint32, at ti
 		if err := writeExit(c.bundle, p.state()); err != nil {
 			log.G(ctx).WithError(err).Warn("cannot note the exit status in the bundle")
 		}
+		// As with any process, who hears of the exit finds its pid gone.
+		if err := c.host.end(); err != nil {
+			log.G(ctx).WithError(err).Warn("cannot end the container's process on the host")
+		}
 	}
 	c.events.send(&eventstypes.TaskExit{ContainerID: c.id, ID: id, Pid: p.state().pid, ExitStatus: status, ExitedAt: timestamppb.New(at)})
 	close(p.exited)

@@ -176,6 +176,12 @@ func (h *host) watch(ctx context.Context, c *container) {
 	}
 }
 
+// end ends the process on the host, with the container that it stands for. The rest is left to close.
+func (h *host) end() error {
+	h.closing.Store(true)
+	return h.holder.Close()
+}
+
 // close takes everything away that the container has on the host. The VM must have ended.
 func (h *host) close(ctx context.Context) error {
 	h.closing.Store(true)
