@@ -21,6 +21,8 @@ import (
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/plugin"
 	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
 )
 
 // RuntimeName is what clients call this runtime.
@@ -62,6 +64,9 @@ func TaskPlugin() *plugin.Registration {
 			}
 			if err := awaitHandover(sd.(shutdown.Service).Shutdown); err != nil {
 				return nil, err
+			}
+			if os.Getenv(goDebugEnv) == hold.LeanHeap {
+				os.Unsetenv(goDebugEnv) // it has worked, and is nothing for hooks and loggers
 			}
 			s, err := newService(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service))
 			if err != nil {
@@ -180,6 +185,9 @@ func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *n
 	defer mounts.Close()
 	cmd.ExtraFiles = []*os.File{sock, r, mounts}
 	cmd.Env = append(os.Environ(), handoverEnv+"=4", mountsEnv+"=5")
+	if os.Getenv(goDebugEnv) == "" {
+		cmd.Env = append(cmd.Env, goDebugEnv+"="+hold.LeanHeap)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startPrivate(cmd); err != nil {
 		return fmt.Errorf("start the serving shim: %w", err)
@@ -199,6 +207,8 @@ const (
 	handoverEnv = "FC_SHIM_HANDOVER"
 	// mountsEnv tells it which one is containerd's mount namespace.
 	mountsEnv = "FC_SHIM_MOUNTS"
+	// goDebugEnv is Go's own.
+	goDebugEnv = "GODEBUG"
 )
 
 // inherited is the file whose number Start has put into the environment; nil in a process that Start has not made.
