@@ -31,7 +31,7 @@ test: build tools ## all tests: here without KVM, then with KVM (real or nested)
 test-containerd: build tools ## containerd's own client tests, with our runtime or RUNTIME=io.containerd.runc.v2
 	@scripts/test-containerd.sh
 
-bench: build tools ## boot time and ctr run, in counted time, against their limits
+bench: build tools ## memory of an idle container, boot time and ctr run, against their limits
 	@scripts/bench.sh
 
 build: product kernel guest ## bin/: the shim, fc-vmm, vmlinux, guest.img
