@@ -192,6 +192,9 @@ func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *n
 	if err := startPrivate(cmd); err != nil {
 		return fmt.Errorf("start the serving shim: %w", err)
 	}
+	if err := joinShimCgroup(params, cmd.Process.Pid); err != nil {
+		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
 	if err := shim.AdjustOOMScore(cmd.Process.Pid); err != nil {
 		return errors.Join(fmt.Errorf("set the shim's OOM score: %w", err), cmd.Process.Kill(), cmd.Wait())
 	}
