@@ -129,11 +129,12 @@ func timex(d time.Duration) unix.Timex {
 	if d.Abs() < StepFrom {
 		return unix.Timex{Modes: unix.ADJ_OFFSET_SINGLESHOT, Offset: d.Microseconds()}
 	}
-	// A time before a second is that second and the nanoseconds from there on.
+	// Less than 0 is the second before and the microseconds from there on. Not in nanoseconds: ADJ_NANO would stay, and change
+	// what other programs' adjtimex(2) means.
 	sec := int64(d / time.Second)
-	nsec := int64(d % time.Second)
-	if nsec < 0 {
-		sec, nsec = sec-1, nsec+int64(time.Second)
+	usec := int64(d % time.Second / time.Microsecond)
+	if usec < 0 {
+		sec, usec = sec-1, usec+1_000_000
 	}
-	return unix.Timex{Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: sec, Usec: nsec}}
+	return unix.Timex{Modes: unix.ADJ_SETOFFSET, Time: unix.Timeval{Sec: sec, Usec: usec}}
 }

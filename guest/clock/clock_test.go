@@ -13,11 +13,11 @@ func TestTimex(t *testing.T) {
 	for d, want := range map[time.Duration]unix.Timex{
 		9 * time.Millisecond:     {Modes: unix.ADJ_OFFSET_SINGLESHOT, Offset: 9000},
 		-9999 * time.Microsecond: {Modes: unix.ADJ_OFFSET_SINGLESHOT, Offset: -9999},
-		10 * time.Millisecond:    {Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Usec: 10_000_000}},
-		-10 * time.Millisecond:   {Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: -1, Usec: 990_000_000}},
-		90 * time.Second:         {Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: 90}},
-		-2*time.Second - 1:       {Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: -3, Usec: 999_999_999}},
-		-1 << 63:                 {Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: -9223372037, Usec: 145_224_192}},
+		10 * time.Millisecond:    {Modes: unix.ADJ_SETOFFSET, Time: unix.Timeval{Usec: 10_000}},
+		-10 * time.Millisecond:   {Modes: unix.ADJ_SETOFFSET, Time: unix.Timeval{Sec: -1, Usec: 990_000}},
+		90 * time.Second:         {Modes: unix.ADJ_SETOFFSET, Time: unix.Timeval{Sec: 90}},
+		-2*time.Second - 1000:    {Modes: unix.ADJ_SETOFFSET, Time: unix.Timeval{Sec: -3, Usec: 999_999}},
+		-1 << 63:                 {Modes: unix.ADJ_SETOFFSET, Time: unix.Timeval{Sec: -9223372037, Usec: 145_225}},
 	} {
 		if got := timex(d); got != want {
 			t.Errorf("%v: %+v, want %+v", d, got, want)

@@ -120,7 +120,11 @@ func (c *container) update(ctx context.Context, data []byte) error {
 	c.updates.Lock()
 	defer c.updates.Unlock()
 	quota := c.quota.with(r.CPU)
-	if err := c.size.checkUpdate(r.Memory, quota); err != nil {
+	asked := quota
+	if quota == c.quota {
+		asked = cpuQuota{} // it may be more than the VM has, if a cpuset gave it less at the start
+	}
+	if err := c.size.checkUpdate(r.Memory, asked); err != nil {
 		return err
 	}
 	undo, err := c.host.cgroup.update(quota, r.CPU)
