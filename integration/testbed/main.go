@@ -49,7 +49,7 @@ func main() {
 
 func run(args []string) int {
 	if len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "usage: kvmhost CMD [ARG…]   (variables: integration/testbed/doc.go)")
+		fmt.Fprintln(os.Stderr, "usage: kvmhost CMD [ARG…] | kvmhost --where   (variables: integration/testbed/doc.go)")
 		return statusUsage
 	}
 	s, err := readSettings(os.Getenv, os.Environ())
@@ -57,16 +57,22 @@ func run(args []string) int {
 		say("%v", err)
 		return statusUsage
 	}
+	if args[0] == "--where" {
+		if s.mode == "" {
+			s.mode, _ = probe()
+		}
+		fmt.Println(s.mode)
+		return 0
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout, errTimeout)
 	defer cancel()
 
 	if s.mode == "" {
-		s.mode = "direct"
-		if err := probeKVM(); err != nil {
-			s.mode = "nested"
-			say("nested machine (no KVM here: %v)", err)
+		var why error
+		if s.mode, why = probe(); why != nil {
+			say("nested machine (no KVM here: %v)", why)
 		} else {
 			say("real KVM")
 		}
@@ -98,6 +104,14 @@ func run(args []string) int {
 		return statusMachine
 	}
 	return status
+}
+
+// probe chooses where a command runs, and says why not here.
+func probe() (mode string, why error) {
+	if err := probeKVM(); err != nil {
+		return "nested", err
+	}
+	return "direct", nil
 }
 
 // readSettings turns variables into settings, or says which one is wrong.
