@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -204,6 +205,36 @@ func childMap(path string) error {
 	}
 	copy(m[4096:], "child")
 	return unix.Munmap(m)
+}
+
+// childWatch maps a file, says "mapped" and waits until the mapping shows another content than at the start, which it prints. It looks
+// at the file's attributes again and again, as whoever waits for a file's change has to.
+func childWatch(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	m, err := unix.Mmap(fd, 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	line := func() string {
+		s, _, _ := bytes.Cut(m, []byte("\n"))
+		return string(s)
+	}
+	before := line()
+	fmt.Println("mapped", before)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if now := line(); now != before {
+			fmt.Println("changed", now)
+			return nil
+		}
+	}
+	return fmt.Errorf("the mapping still shows %q", before)
 }
 
 // textBusy runs a program from the file system, which nobody may write to meanwhile.

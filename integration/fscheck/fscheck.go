@@ -57,16 +57,19 @@ func All() []Check {
 	}
 }
 
-// envChild names what a child process of a check is to do.
-const envChild = "FSCHECK_CHILD"
+// EnvChild names what a child process of a check is to do.
+const EnvChild = "FSCHECK_CHILD"
+
+// Watch is a task for a child by itself: see childWatch.
+const Watch = "watch"
 
 // Child does a child's work and ends the process, if this is one. A test's program calls it first thing.
 func Child() {
-	task := os.Getenv(envChild)
+	task := os.Getenv(EnvChild)
 	if task == "" {
 		return
 	}
-	do, ok := map[string]func(string) error{"map": childMap, "lock": childLock}[task]
+	do, ok := map[string]func(string) error{"map": childMap, "lock": childLock, Watch: childWatch}[task]
 	err := fmt.Errorf("no such task: %s", task)
 	if ok {
 		err = do(os.Args[1])
@@ -82,7 +85,7 @@ func Child() {
 func child(t *testing.T, task, arg string) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", arg)
-	cmd.Env = append(os.Environ(), envChild+"="+task)
+	cmd.Env = append(os.Environ(), EnvChild+"="+task)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("the process that was to %s: %v: %s", task, err, out)
 	}

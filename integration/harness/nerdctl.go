@@ -58,10 +58,14 @@ func (n *Nerdctl) Must(t testing.TB, args ...string) string {
 // Background starts nerdctl with args.
 func (n *Nerdctl) Background(t testing.TB, stdin io.Reader, args ...string) *Background {
 	t.Helper()
-	return background(t, stdin, exec.Command(filepath.Join(n.c.Tools, "nerdctl"), append([]string{
+	return background(t, stdin, n.command(args))
+}
+
+func (n *Nerdctl) command(args []string) *exec.Cmd {
+	return exec.Command(filepath.Join(n.c.Tools, "nerdctl"), append([]string{
 		"--address", n.c.address, "--namespace", Namespace, "--data-root", n.c.path("nerdctl"), "--cgroup-manager", "cgroupfs",
 		"--cni-path", filepath.Join(n.c.Tools, "cni"), "--cni-netconfpath", n.c.path("nerdctl-net"),
-	}, args...)...))
+	}, args...)...)
 }
 
 // RunArgs is the command line of `nerdctl run` for a container of the runtime, with a name of its own, that runs args in Image. The
