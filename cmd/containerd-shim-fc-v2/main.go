@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"os"
 
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/plugin/registry"
@@ -14,6 +15,10 @@ import (
 var version = "dev"
 
 func main() {
+	// A word, where containerd passes flags first.
+	if len(os.Args) > 1 && os.Args[1] == "check" {
+		os.Exit(fcshim.Check(context.Background(), os.Args[2:], os.Stdout, os.Stderr))
+	}
 	registry.Register(fcshim.TaskPlugin())
 	shim.RunShim(context.Background(), fcshim.NewManager(version), func(c *shim.Config) {
 		// os/exec waits for fc-vmm, the only child; a reaper that waits for any would take its exit away.

@@ -241,6 +241,10 @@ func (a *fakeAgent) Create(_ context.Context, r *agentpb.CreateRequest) (*agentp
 	return &agentpb.CreateResponse{Pid: 1}, a.add(r.ContainerId+"/", spec.Process, r.Streams)
 }
 
+func (a *fakeAgent) Info(context.Context, *agentpb.InfoRequest) (*agentpb.InfoResponse, error) {
+	return &agentpb.InfoResponse{Version: "fake"}, nil
+}
+
 func (a *fakeAgent) Clock(context.Context, *agentpb.ClockRequest) (*agentpb.ClockResponse, error) {
 	return &agentpb.ClockResponse{NowNs: time.Now().UnixNano()}, nil
 }
