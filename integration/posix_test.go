@@ -27,6 +27,9 @@ const (
 // posixExceptions are checks that behave in another way with this project's runtime than with runc, and why that is so.
 var posixExceptions = map[string]string{}
 
+// posixRootOnly are checks that take long on an emulated CPU: an overlay, which makes up folders of its own, is where they may fail.
+var posixRootOnly = []string{"posixtest.DirSeek", "posixtest.ReadDirBasic"}
+
 // posixLeftOut are checks of posixtest that its own runner leaves out.
 var posixLeftOut = []string{"FcntlFlockLocksFile", "OpenSymlinkRace"}
 
@@ -91,7 +94,7 @@ func runPOSIX(t *testing.T, c *harness.Containerd) map[string]string {
 			t.Logf("%s took %s s", m[2], m[3])
 		}
 	}
-	if want := 2 * (len(posixtest.All) - len(posixLeftOut) + len(fscheck.All())); len(results) != want {
+	if want := 2*(len(posixtest.All)-len(posixLeftOut)+len(fscheck.All())) - len(posixRootOnly); len(results) != want {
 		t.Fatalf("%d checks ended, want %d: %v", len(results), want, r)
 	}
 	// What they say is of interest where they fail.
@@ -123,6 +126,9 @@ func TestPOSIXInside(t *testing.T) {
 	}
 	for _, root := range []string{posixRoot, posixVolume} {
 		for _, check := range checks {
+			if root != posixRoot && slices.Contains(posixRootOnly, check.Name) {
+				continue
+			}
 			t.Run(strings.TrimPrefix(root, "/")+"/"+check.Name, func(t *testing.T) {
 				dir := filepath.Join(root, check.Name)
 				if err := os.MkdirAll(dir, 0o777); err != nil {
