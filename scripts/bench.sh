@@ -93,8 +93,8 @@ awk -v limit=$memory_limit '
 	END {
 		if (seen != 3) { print "only " seen + 0 " of its 3 processes were seen: MISSED"; exit 1 }
 		printf "the guest\047s RAM in use: %d KiB\n", guest
-		printf "private memory without the guest\047s RAM: %d KiB, limit %d KiB: %s\n", private, limit, private > limit ? "MISSED" : "ok"
-		exit private > limit
+		printf "private memory without the guest\047s RAM: %d KiB, limit %d KiB: %s\n", private, limit, (private > limit ? "MISSED" : "ok")
+		exit (private > limit)
 	}' "$samples.idle" || missed=1
 
 count() { grep -c "^$1 " "$samples" || :; }
