@@ -17,7 +17,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 AGENT   := $(CACHE)/agent
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-containerd bench build product guest kernel tools deps install lint clean
+.PHONY: help demo test test-containerd bench stress build product guest kernel tools deps install lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -33,6 +33,9 @@ test-containerd: build tools ## containerd's own client tests, with our runtime 
 
 bench: build tools ## memory of an idle container, boot time and ctr run, against their limits
 	@scripts/bench.sh
+
+stress: build tools ## hours of cycles, crowds, execs, deaths at random moments, much output; PARTS="cycles deaths" chooses
+	@scripts/stress.sh $(PARTS)
 
 build: product kernel guest ## bin/: the shim, fc-vmm, vmlinux, guest.img
 

@@ -102,7 +102,8 @@ disabled_plugins = [
   address = %q
 [debug]
   level = "debug"
-`, c.path("root"), c.path("state"), c.address, c.address+".ttrpc")
+  address = %q
+`, c.path("root"), c.path("state"), c.address, c.address+".ttrpc", c.debugSocket())
 }
 
 func (c *Containerd) path(elem ...string) string {
