@@ -60,6 +60,22 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestLimitsByCtr does the same with ctr's flags, which are fewer.
+func TestLimitsByCtr(t *testing.T) {
+	c := containerd(t)
+	for _, rt := range networked(c) {
+		t.Run(rt, func(t *testing.T) {
+			got := c.As(rt).Sh(t, []string{
+				"--memory-limit", "67108864", "--cpus", "1.5", "--cpuset-cpus", "1", "--rlimit-nofile", "100:200",
+				"--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro",
+			}, "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); cat memory.max cpu.max; nproc; ulimit -Sn; ulimit -Hn")
+			if want := "67108864\n150000 100000\n1\n100\n200\n"; got != want {
+				t.Errorf("inside: %q, want %q", got, want)
+			}
+		})
+	}
+}
+
 // onHost finds the cgroup of a VM, which must be path, and returns its folder; hosts with cgroup v1 skip what follows.
 func onHost(t *testing.T, c *harness.Containerd, id, path string) string {
 	t.Helper()

@@ -162,8 +162,13 @@ func makeFolder(h Hierarchy, path string) error {
 
 // delegate lets the children of a v2 cgroup have limits. What it cannot enable, Set will miss if it is needed.
 func delegate(dir string) {
+	const name = "cgroup.subtree_control"
+	b, _ := os.ReadFile(filepath.Join(dir, name))
+	enabled := strings.Fields(string(b))
 	for _, c := range []string{"cpuset", "cpu", "io", "memory", "pids"} {
-		_ = put(dir, "cgroup.subtree_control", "+"+c)
+		if !slices.Contains(enabled, c) {
+			_ = put(dir, name, "+"+c)
+		}
 	}
 }
 

@@ -74,7 +74,7 @@ var limits = Limits{MemoryBytes: 1 << 30, CPUQuotaUS: 50000, CPUPeriodUS: 100000
 func TestUnified(t *testing.T) {
 	root := t.TempDir()
 	leaf := filepath.Join(root, "ns", "c")
-	files(t, root, "cgroup.subtree_control")
+	files(t, root, "cgroup.subtree_control=cpu pids\n")
 	files(t, filepath.Dir(leaf), "cgroup.subtree_control")
 	files(t, leaf, "memory.max", "cpu.max", "cpu.weight", "cpuset.cpus", "cpuset.mems", "cgroup.procs", "cgroup.subtree_control")
 	c, err := New([]Hierarchy{{Dir: root}}, "ns/c")
@@ -89,7 +89,7 @@ func TestUnified(t *testing.T) {
 	}
 	demand(t, leaf, map[string]string{"memory.max": "1073741824", "cpu.max": "50000 100000", "cpu.weight": "20", "cpuset.cpus": "0-1",
 		"cpuset.mems": "0", "cgroup.procs": "77", "cgroup.subtree_control": ""})
-	demand(t, root, map[string]string{"cgroup.subtree_control": "+pids"}) // the last one written
+	demand(t, root, map[string]string{"cgroup.subtree_control": "+memory"}) // the last one written, of those that were not there
 	if dir, err := c.Open(); err != nil || dir == nil {
 		t.Errorf("open: %v, %v", dir, err)
 	} else {

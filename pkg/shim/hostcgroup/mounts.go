@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // v1Controllers are the ones whose hierarchies a container's processes join: limits, and what tells how much they use.
@@ -14,6 +15,11 @@ var v1Controllers = [...]string{"cpu", "cpuacct", "cpuset", "memory", "blkio", "
 // Mounted lists the hierarchies of this host: the one of cgroup v2, or those of v1 that matter here. On a host that has both, it is
 // v1 that has the controllers.
 func Mounted() ([]Hierarchy, error) {
+	const usual = "/sys/fs/cgroup"
+	var st unix.Statfs_t
+	if err := unix.Statfs(usual, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return []Hierarchy{{Dir: usual}}, nil // most hosts: no need to read a mount table that may be long
+	}
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return nil, fmt.Errorf("look for cgroups: %w", err)
