@@ -34,8 +34,8 @@ type Config struct {
 	StateDir string
 	Dial     link.Dialer
 	// Clock keeps the guest's time; nil where it cannot.
-	Clock *clock.Keeper
-	Reaper   *reaper.Reaper
+	Clock  *clock.Keeper
+	Reaper *reaper.Reaper
 	// Shutdown is called, once all containers have ended, to end the guest. It must not wait for the call that asked for it.
 	Shutdown func()
 }

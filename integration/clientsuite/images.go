@@ -53,7 +53,7 @@ func addSuiteImages(s *store, busybox string) (map[string]string, error) {
 		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nsys:x:3:3:sys:/dev:/bin/false\nwww-data:x:33:33:www-data:/var/www:/bin/false\n" +
 			"backup:x:34:34:backup:/var/backups:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
 		// They send SIGTERM to nc as a container's first process, for which Debian's has no handler.
-		"bin/nc": "#!/bin/sh\ntrap 'exit 143' TERM\nbusybox nc \"$@\" &\nwait $!\n",
+		"bin/nc":    "#!/bin/sh\ntrap 'exit 143' TERM\nbusybox nc \"$@\" &\nwait $!\n",
 		"etc/group": "root:x:0:\nsys:x:3:\nwww-data:x:33:\nbackup:x:34:\nnobody:x:65534:\n",
 	})
 	if err != nil {
