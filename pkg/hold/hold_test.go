@@ -76,6 +76,17 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
+func TestNamespaceOfTheDead(t *testing.T) {
+	h := start(t, Options{})
+	if err := unix.Kill(h.Pid(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-h.Done()
+	if _, err := h.Namespace("mnt"); !errors.Is(err, ErrEnded) {
+		t.Errorf("error %v, want %v", err, ErrEnded)
+	}
+}
+
 func TestThreads(t *testing.T) {
 	h := start(t, Options{})
 	root := t.TempDir()

@@ -173,9 +173,13 @@ func (h *Holder) EndThread(tid int) {
 	_ = message{opEnd, uint32(tid)}.write(h.conn) // an error means that all of its threads have ended
 }
 
-// Namespace opens one of its namespaces: "net", "mnt". The caller closes it.
+// Namespace opens one of its namespaces: "net", "mnt". The caller closes it. The error of a holder that has been killed is ErrEnded.
 func (h *Holder) Namespace(name string) (*os.File, error) {
-	return os.Open(filepath.Join("/proc", strconv.Itoa(h.Pid()), "ns", name))
+	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(h.Pid()), "ns", name))
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrEnded, err)
+	}
+	return f, err
 }
 
 // Close ends the holder and returns when it is gone. The kernel kills it as its pipe closes, even if it is stopped.
