@@ -72,6 +72,11 @@ func volumeKinds(t *testing.T, n *harness.Nerdctl, s *harness.Session, at func(.
 		{"a tmpfs's mode", "stat -c %a /t", "751\n"},
 		{"a tmpfs's size", "df -k /t | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "2048\n"},
 		{"a full tmpfs", "dd if=/dev/zero of=/t/f bs=1M count=3; rm /t/f", "No space left"},
+		{
+			"mount points", "for d in / /rw /ro /ro/sub /named /etc; do [ $(stat -c %d $d) = $(stat -c %d $d/..) ] || echo $d; done 2>/dev/null",
+			"/rw\n/ro\n/ro/sub\n/named\n",
+		},
+		{"where a file system begins", "touch /rw/below /named/below; find / -xdev -name below; find /rw /named -xdev -name below; rm /rw/below /named/below", "/rw/below\n/named/below\n"},
 		{"shared memory's size", "df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "3072\n"},
 		{"shared memory", "echo shm >/dev/shm/f && cat /dev/shm/f", "shm\n"},
 	} {

@@ -51,8 +51,8 @@ func TestMounts(t *testing.T) {
 	before := c.walk("b")
 	mount(t, "tmpfs", b, "tmpfs", 0, "")
 	after := c.walk("b")
-	if before.NodeId == after.NodeId {
-		t.Error("a mount that came later is not seen")
+	if before.NodeId == after.NodeId || before.Flags&fuse.ATTR_SUBMOUNT != 0 || after.Flags&fuse.ATTR_SUBMOUNT == 0 {
+		t.Error("a mount that came later is not seen, or not as one")
 	}
 	inos := map[uint64]string{}
 	for _, dir := range []string{a, b} {

@@ -62,6 +62,10 @@ func fillEntry(out *fuse.EntryOut, n *node, st *unix.Statx_t) {
 	out.SetEntryTimeout(Validity)
 	out.SetAttrTimeout(Validity)
 	fillAttr(&out.Attr, n, st)
+	if n.typ == unix.S_IFDIR && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		// A file system of its own in the guest, too, so that programs see where it begins: find -xdev, df, mountpoint.
+		out.Attr.Flags |= fuse.ATTR_SUBMOUNT
+	}
 }
 
 // Readlink is readlink(2). The guest follows the link in its own tree; the host never does.

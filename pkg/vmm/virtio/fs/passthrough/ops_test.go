@@ -58,7 +58,7 @@ func TestInit(t *testing.T) {
 		"DONT_MASK":          {fuse.CAP_DONT_MASK, true},
 		"SETXATTR_EXT":       {fuse.CAP_SETXATTR_EXT, true},
 		"PASSTHROUGH":        {fuse.CAP_PASSTHROUGH, false},
-		"SUBMOUNTS":          {fuse.CAP_SUBMOUNTS, false},
+		"SUBMOUNTS":          {fuse.CAP_SUBMOUNTS, true},
 		"SECURITY_CTX":       {fuse.CAP_SECURITY_CTX, false},
 	} {
 		if got := flags&want.bit != 0; got != want.on {

@@ -186,7 +186,7 @@ func (s *Server) newTree() (*tree, error) {
 		},
 		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_HANDLE_KILLPRIV_V2 |
 			// A folder's default list takes a umask's place, so the host applies either; a list can end set-group-id.
-			fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT,
+			fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT | fuse.CAP_SUBMOUNTS,
 		// Not FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS: one guest per share, so its kernel's own locks are enough.
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH | fuse.CAP_NO_OPEN_SUPPORT,
 	})
