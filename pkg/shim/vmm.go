@@ -57,7 +57,7 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*vmmProc
 	p := &vmmProcess{parent: w, output: &tailWriter{log: log.G(ctx).WithField("source", "fc-vmm")}, done: make(chan struct{})}
 	p.cmd = exec.Command(o.Settings.VMM, "--id", vmmID(o.ID), "--api-fd", "3", "--parent-fd", "4")
 	p.cmd.Dir = o.Bundle
-	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), goDebugEnv + "=" + hold.LeanHeap}
+	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), goDebugEnv + "=" + hold.LeanHeap, "GOGC=" + hold.LeanGC}
 	p.cmd.ExtraFiles = []*os.File{sock, r}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.WaitDelay = time.Second // a helper of fc-vmm's that outlives it must not hold us
