@@ -66,7 +66,7 @@ func (k clockwork) off(t *testing.T, command string) time.Duration {
 	return 0
 }
 
-// right demands that the guest's clock is the host's. The first reading may come before the shim has looked at the clock.
+// right demands that the guest's clock is the host's.
 func (k clockwork) right(t *testing.T, when string) {
 	t.Helper()
 	if off := k.off(t, ":"); off > clockTolerance {

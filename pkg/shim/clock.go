@@ -13,7 +13,7 @@ const (
 	// clockInterval is the time between two looks at a guest's clock.
 	clockInterval = time.Minute
 	// clockTries is how often a clock is read in one look; the reading that took least time counts.
-	clockTries = 5
+	clockTries = 10
 	// clockFast is how quick a reading must be for no further one to be made.
 	clockFast = 4 * time.Millisecond
 	// clockTimeout bounds an answer: nothing waits long for the time.
@@ -23,8 +23,11 @@ const (
 // keepClock keeps the guest's clock with this host's until the VM ends, or leaves it to the guest if that can do so itself.
 func (v *vm) keepClock(ctx context.Context) {
 	failed := false
-	for {
+	for first := true; ; first = false {
 		self, err := v.syncClock(ctx)
+		if first {
+			close(v.clockSet)
+		}
 		if self || v.dead() {
 			return
 		}

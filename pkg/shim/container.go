@@ -161,6 +161,10 @@ func (c *container) startInit(ctx context.Context) error {
 			return err
 		}
 	}
+	select {
+	case <-c.vm.clockSet: // each call behind it has a bound
+	case <-c.vm.ended:
+	}
 	_, err = ask(ctx, "Start", c.vm.agent.Start, &agentpb.StartRequest{ContainerId: c.id})
 	return err
 }

@@ -185,6 +185,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 		return nil, err
 	}
 	phases.mark("boot")
+	go v.keepClock(context.WithoutCancel(ctx)) // while the container is made
 	io.attach(s.buffers)
 	if _, err := ask(ctx, "Create", v.agent.Create, &agentpb.CreateRequest{ContainerId: p.id, Spec: p.spec, Streams: &io.streams}); err != nil {
 		return nil, v.blame(err)

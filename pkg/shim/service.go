@@ -135,7 +135,6 @@ func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	})
 	lasting := context.WithoutCancel(ctx)
 	go s.forward(lasting, c.vm)
-	go c.vm.keepClock(lasting)
 	go c.watch(lasting, c.init)
 	go c.host.watch(lasting, c)
 	return &taskapi.CreateTaskResponse{Pid: pid}, nil

@@ -46,6 +46,8 @@ type vm struct {
 	agent    *agent.Client // nil until ready
 	released bool
 
+	clockSet chan struct{} // closed when the guest's clock has been looked at for the first time
+
 	ended chan struct{} // closed when process, connections and sockets are gone
 	cause error         // why, valid after ended
 }
@@ -63,7 +65,7 @@ type vmOptions struct {
 
 // startVM runs fc-vmm and starts the guest; ready then waits for the agent. After an error nothing is left of it.
 func startVM(ctx context.Context, o vmOptions, phases *timeline) (_ *vm, err error) {
-	v := &vm{bundle: o.Bundle, ended: make(chan struct{})}
+	v := &vm{bundle: o.Bundle, clockSet: make(chan struct{}), ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = joinCleanup(err, v.discard())
