@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +29,9 @@ const (
 	opEnd    = 'e' // owner: end the thread of that tid; no answer
 	opSignal = 's' // holder: it has got that signal
 )
+
+// tidyAfter is the number of ended threads whose memory is given back at one go: too little each for the collector to notice.
+const tidyAfter = 64
 
 type message struct {
 	op byte
@@ -79,6 +83,7 @@ func Run(control int) error {
 		}
 	}()
 	threads := make(map[uint32]chan struct{})
+	ended := 0
 	for {
 		m, err := read(conn)
 		switch {
@@ -98,6 +103,9 @@ func Run(control int) error {
 			if end := threads[m.n]; end != nil {
 				close(end)
 				delete(threads, m.n)
+				if ended++; ended%tidyAfter == 0 {
+					debug.FreeOSMemory()
+				}
 			}
 		}
 	}
