@@ -56,8 +56,7 @@ part() {
 }
 
 # Only an emulated machine is used in portions.
-# shellcheck disable=SC2016 # the machine's shell expands it
-[ "$(KVMHOST_TIMEOUT=300 integration/kvmhost sh -c 'echo $FC_KVMHOST')" = nested ] || portion=$cycles
+[ "$(integration/kvmhost --where)" = nested ] || portion=$cycles
 [ $# -gt 0 ] || set -- "${tests[@]}"
 for what in "$@"; do
 	case $what in
