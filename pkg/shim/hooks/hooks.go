@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,10 +23,10 @@ import (
 )
 
 const (
-	// DefaultTimeout bounds a hook that has no timeout of its own.
+	// DefaultTimeout bounds a hook that has no timeout of its own; runc would wait for ever.
 	DefaultTimeout = 2 * time.Minute
-	// killedTimeout is how long a killed hook's children may hold its output.
-	killedTimeout = time.Second
+	// outputTimeout is how long the children of a hook that has ended, or has been killed, may hold its output.
+	outputTimeout = time.Second
 	// maxOutput bounds what of a hook's output is kept for an error, in bytes.
 	maxOutput = 2048
 )
@@ -127,12 +128,18 @@ func (r *Runner) Run(ctx context.Context, point Point, status specs.ContainerSta
 	return first
 }
 
-func (r *Runner) run(ctx context.Context, h specs.Hook, input []byte) error {
-	timeout := DefaultTimeout
-	if h.Timeout != nil {
-		timeout = time.Duration(*h.Timeout) * time.Second
+// timeoutOf is a hook's timeout, and the error of one that takes longer.
+func timeoutOf(h specs.Hook) (time.Duration, error) {
+	if h.Timeout == nil {
+		return DefaultTimeout, fmt.Errorf("it has not ended within %v, this runtime's default, as the spec has no timeout for it", DefaultTimeout)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it has not ended within %v", timeout))
+	timeout := time.Duration(*h.Timeout) * time.Second
+	return timeout, fmt.Errorf("it has not ended within %v", timeout)
+}
+
+func (r *Runner) run(ctx context.Context, h specs.Hook, input []byte) error {
+	timeout, late := timeoutOf(h)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, late)
 	defer cancel()
 	var out tail
 	cmd := exec.CommandContext(ctx, h.Path)
@@ -145,7 +152,7 @@ func (r *Runner) run(ctx context.Context, h specs.Hook, input []byte) error {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = killedTimeout
+	cmd.WaitDelay = outputTimeout
 	var in []nsthread.Namespace
 	if r.Mounts != nil {
 		in = append(in, nsthread.Namespace{File: r.Mounts, Kind: unix.CLONE_NEWNS})
@@ -155,7 +162,7 @@ func (r *Runner) run(ctx context.Context, h specs.Hook, input []byte) error {
 		err = cmd.Wait()
 	}
 	switch {
-	case err == nil:
+	case err == nil || errors.Is(err, exec.ErrWaitDelay): // it has left a child, and succeeded
 		return nil
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)

@@ -56,13 +56,15 @@ func TestFailures(t *testing.T) {
 		name  string
 		hooks []specs.Hook
 		point Point
-		want  string // of the error
+		want  string // of the error; empty for none
 		order string // what ran
 	}{
 		{"status", []specs.Hook{sh("echo 1 >>order; echo out; echo it  is so >&2; exit 7"), sh("echo 2 >>order")}, CreateRuntime, "createRuntime hook #0 (/bin/sh): exit status 7: out it is so", "1"},
 		{"no program", []specs.Hook{{Path: "/no/such"}}, Prestart, "prestart hook #0 (/no/such): fork/exec /no/such: no such file", ""},
 		{"timeout", []specs.Hook{slow}, Poststart, "poststart hook #0 (/bin/sh): it has not ended within 1s", ""},
 		{"poststop goes on", []specs.Hook{sh("exit 1"), sh("echo 2 >>order")}, Poststop, "poststop hook #0 (/bin/sh): exit status 1", "2"},
+		{"leaves a child", []specs.Hook{sh("sleep 5 & exit 0"), sh("echo 2 >>order")}, Poststart, "", "2"},
+		{"fails and leaves a child", []specs.Hook{sh("sleep 5 & exit 3")}, Poststart, "exit status 3", ""},
 		{"much output", []specs.Hook{sh("head -c 1000000 /dev/zero | tr '\\0' x; exit 1")}, Prestart, "exit status 1: xxx", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -81,7 +83,7 @@ func TestFailures(t *testing.T) {
 			}
 			begin := time.Now()
 			err := r.Run(context.Background(), tt.point, specs.StateCreating, 1)
-			if err == nil || !strings.Contains(err.Error(), tt.want) || len(err.Error()) > 2*maxOutput {
+			if (err == nil) != (tt.want == "") || err != nil && (!strings.Contains(err.Error(), tt.want) || len(err.Error()) > 2*maxOutput) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 			if time.Since(begin) > 30*time.Second {
@@ -91,6 +93,17 @@ func TestFailures(t *testing.T) {
 				t.Errorf("ran %q, want %q", got, tt.order)
 			}
 		})
+	}
+}
+
+// Who meets the default bound must learn that it is not his.
+func TestTimeoutOf(t *testing.T) {
+	three := 3
+	if d, err := timeoutOf(specs.Hook{Timeout: &three}); d != 3*time.Second || strings.Contains(err.Error(), "default") {
+		t.Errorf("%v, %v", d, err)
+	}
+	if d, err := timeoutOf(specs.Hook{}); d != DefaultTimeout || !strings.Contains(err.Error(), "2m0s, this runtime's default") {
+		t.Errorf("%v, %v", d, err)
 	}
 }
 
