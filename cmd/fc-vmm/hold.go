@@ -3,11 +3,9 @@ package main
 import (
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 )
 
 // runHold is `fc-vmm hold`: the process that stands for a container on the host. Its other arguments are for people who look
@@ -22,11 +20,5 @@ func runHold(args []string) error {
 	if *follow < 0 || *control < 0 {
 		return errors.New("want --parent-fd and --control-fd: the shim starts this")
 	}
-	if err := parent.Follow(*follow); err != nil {
-		return err
-	}
-	if err := hold.Run(*control); err != nil {
-		return fmt.Errorf("hold: %w", err)
-	}
-	return nil
+	return hold.Main(*follow, *control)
 }

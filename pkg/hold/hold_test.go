@@ -10,18 +10,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 )
 
 // The test binary is its own fc-vmm.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "hold" {
-		err := parent.Follow(3)
-		if err == nil {
-			err = Run(4)
-		}
-		if err != nil {
+		if err := Main(3, 4); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

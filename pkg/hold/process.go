@@ -18,6 +18,8 @@ import (
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 )
 
 // The two ends exchange messages of messageSize bytes over a SOCK_SEQPACKET socket: one that says what it is, and a number
@@ -66,8 +68,16 @@ func forwarded() []os.Signal {
 	}
 }
 
-// Run is the process: it serves its owner on the file descriptor control, until that closes.
-func Run(control int) error {
+// Main is the process, which ends with the writers of the pipe that parentFD reads from, if not before.
+func Main(parentFD, controlFD int) error {
+	if err := parent.Follow(parentFD); err != nil {
+		return err
+	}
+	return serve(controlFD)
+}
+
+// serve serves the owner on the file descriptor control, until that closes.
+func serve(control int) error {
 	f := os.NewFile(uintptr(control), "control")
 	conn, err := net.FileConn(f)
 	f.Close()

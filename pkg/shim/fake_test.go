@@ -29,7 +29,6 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
@@ -38,11 +37,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "hold" {
-		err := parent.Follow(3)
-		if err == nil {
-			err = hold.Run(4)
-		}
-		if err != nil {
+		if err := hold.Main(3, 4); err != nil {
 			panic(err)
 		}
 		os.Exit(0)
