@@ -148,6 +148,7 @@ func TestRoot(t *testing.T) {
 	}
 	err := h.SetRoot(root, []Mount{
 		{volume, "/vol"}, {file, "/hosts"}, {sub, "/deep/er"}, {volume, "/not/there"}, {volume, "/out"},
+		{file, "/deep"}, {volume, "/name"}, // of the other kind each
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -52,9 +52,10 @@ func (h *Holder) SetRoot(root string, mounts []Mount) (err error) {
 	}, nsthread.Namespace{File: ns, Kind: unix.CLONE_NEWNS})
 }
 
-// missing tells a target that is not there, or of the other kind, from other errors.
+// missing tells a target that is not there, or of the other kind, from other errors. move_mount(2) has EINVAL for a file that is
+// to go onto a folder, and for the reverse.
 func missing(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EINVAL)
 }
 
 // openTree makes a copy, attached to nothing, of what is mounted at path and below.
