@@ -152,7 +152,7 @@ func (c *container) start(ctx context.Context, p *process) error {
 
 // startInit has the guest know its network, and then init run.
 func (c *container) startInit(ctx context.Context) error {
-	network, err := c.host.network.Connect()
+	network, err := c.host.connect()
 	if err != nil {
 		return err
 	}

@@ -18,25 +18,34 @@ type exitRecord struct {
 }
 
 func writeExit(bundle string, s processState) error {
-	data, err := json.Marshal(exitRecord{s.pid, s.exitStatus, s.exitedAt})
-	if err != nil {
-		return err
-	}
-	name := filepath.Join(bundle, exitName)
-	if err := os.WriteFile(name+".tmp", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(name+".tmp", name)
+	return writeRecord(bundle, exitName, exitRecord{s.pid, s.exitStatus, s.exitedAt})
 }
 
-func readExit(bundle string) (exitRecord, error) {
-	var r exitRecord
-	data, err := os.ReadFile(filepath.Join(bundle, exitName))
+func readExit(bundle string) (r exitRecord, err error) {
+	err = readRecord(bundle, exitName, &r)
+	return r, err
+}
+
+// writeRecord writes a file of the bundle at one stroke: a death leaves the old one or the new one.
+func writeRecord(bundle, name string, v any) error {
+	data, err := json.Marshal(v)
 	if err != nil {
-		return r, err
+		return err
 	}
-	if err := json.Unmarshal(data, &r); err != nil {
-		return r, fmt.Errorf("%s: %w", exitName, err)
+	path := filepath.Join(bundle, name)
+	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
+		return err
 	}
-	return r, nil
+	return os.Rename(path+".tmp", path)
+}
+
+func readRecord(bundle, name string, v any) error {
+	data, err := os.ReadFile(filepath.Join(bundle, name))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }

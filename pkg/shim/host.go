@@ -2,11 +2,9 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
@@ -14,27 +12,14 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/hooks"
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/hostcgroup"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/network"
 )
 
-// undoName is a file in the bundle that says what only a process can undo, for a `delete` that comes after this one's death.
-const undoName = "fc-undo.json"
-
 // maxSignals bounds the signals to a container's host process that wait for their way into the guest.
 const maxSignals = 16
-
-// undo is what is left to be done on the host when a container is no more.
-type undo struct {
-	// Poststop says that hooks have run, and so the poststop hooks must.
-	Poststop bool `json:"poststop"`
-	// Network is the path of a network namespace with redirections of ours; empty for one that ends with the container.
-	Network string `json:"network,omitempty"`
-	// Cgroups are the folders of cgroups that were not there before the container.
-	Cgroups []string `json:"cgroups,omitempty"`
-}
 
 // host is what a container has on the host beside its VM: the process that stands for it, its cgroup, its network, its hooks.
 type host struct {
@@ -43,6 +28,7 @@ type host struct {
 	holder  *hold.Holder
 	cgroup  hostCgroup
 	network *network.Network
+	path    string // of the network namespace, empty for one that ends with the container
 	hooks   hooks.Runner
 	closing atomic.Bool
 	signals chan unix.Signal
@@ -72,13 +58,14 @@ func newHostPlan(spec *specs.Spec, sz size) (p hostPlan, err error) {
 			continue
 		}
 		p.network = ns.Path
-		var fs unix.Statfs_t
-		switch err := unix.Statfs(ns.Path, &fs); {
+		f, err := network.OpenPath(ns.Path)
+		switch {
+		case errors.Is(err, network.ErrHost):
+			return p, fmt.Errorf("linux.namespaces[%d]: %s: %w: %w", i, ns.Path, errHostNetwork, errdefs.ErrInvalidArgument)
 		case err != nil:
-			return p, fmt.Errorf("linux.namespaces[%d]: network namespace %s: %w: %w", i, ns.Path, err, errdefs.ErrInvalidArgument)
-		case fs.Type != unix.NSFS_MAGIC:
-			return p, fmt.Errorf("linux.namespaces[%d]: %s is not a network namespace: %w", i, ns.Path, errdefs.ErrInvalidArgument)
+			return p, fmt.Errorf("linux.namespaces[%d]: network namespace %w: %w", i, err, errdefs.ErrInvalidArgument)
 		}
+		f.Close()
 	}
 	return p, nil
 }
@@ -86,7 +73,7 @@ func newHostPlan(spec *specs.Spec, sz size) (p hostPlan, err error) {
 // startHost makes a container's process on the host and runs the hooks that come before the container. After an error nothing
 // is left.
 func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
-	h := &host{bundle: p.bundle, cgroup: p.host.cgroup, signals: make(chan unix.Signal, maxSignals), hooks: hooks.Runner{
+	h := &host{bundle: p.bundle, path: p.host.network, cgroup: p.host.cgroup, signals: make(chan unix.Signal, maxSignals), hooks: hooks.Runner{
 		Hooks: p.host.hooks, Mounts: s.mounts,
 		State: specs.State{Version: p.host.version, ID: p.id, Bundle: p.bundle, Annotations: p.host.annotations},
 	}}
@@ -95,8 +82,8 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 			err = joinCleanup(err, h.close(ctx))
 		}
 	}()
-	h.undo = undo{Poststop: hooks.Any(p.host.hooks, hooks.Poststop), Network: p.host.network, Cgroups: h.cgroup.missing()}
-	if err := h.noteUndo(); err != nil {
+	h.undo = undo{Poststop: hooks.Any(p.host.hooks, hooks.Poststop), Cgroups: h.cgroup.missing()}
+	if err := h.undo.note(h.bundle); err != nil {
 		return nil, err
 	}
 	if err := h.cgroup.make(); err != nil {
@@ -104,8 +91,8 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 	}
 	var ns *os.File
 	if p.host.network != "" {
-		if ns, err = os.Open(p.host.network); err != nil {
-			return nil, fmt.Errorf("network namespace: %w", err)
+		if ns, err = network.OpenPath(p.host.network); err != nil {
+			return nil, fmt.Errorf("network namespace %w", err)
 		}
 	}
 	h.holder, err = hold.Start(hold.Options{Program: p.settings.VMM, Label: append([]string{p.id}, p.host.label...), Network: ns, Signal: h.queueSignal})
@@ -129,19 +116,22 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 	return h, nil
 }
 
-// noteUndo writes undo down, if there is anything in it.
-func (h *host) noteUndo() error {
-	if !h.undo.Poststop && h.undo.Network == "" && len(h.undo.Cgroups) == 0 {
-		return nil
+// connect joins the pod's network with the VM, and returns what the guest must be told; nil if there is no network.
+func (h *host) connect() (*agentpb.ConfigureNetworkRequest, error) {
+	r, joins, err := h.network.Describe()
+	if err != nil || r == nil {
+		return nil, err
 	}
-	data, err := json.Marshal(h.undo)
-	if err != nil {
-		return err
+	if h.path != "" {
+		// The namespace outlives the container.
+		if h.undo.Network, err = newNetworkUndo(h.path, h.network.Namespace(), joins); err != nil {
+			return nil, err
+		}
+		if err := h.undo.note(h.bundle); err != nil {
+			return nil, err
+		}
 	}
-	if err := os.WriteFile(filepath.Join(h.bundle, undoName), data, 0o600); err != nil {
-		return fmt.Errorf("note what is to be undone: %w", err)
-	}
-	return nil
+	return r, h.network.Connect(joins)
 }
 
 // queueSignal must not wait.
@@ -187,53 +177,16 @@ func (h *host) close(ctx context.Context) error {
 	h.closing.Store(true)
 	var errs []error
 	if h.network != nil {
-		if h.undo.Network != "" {
-			errs = append(errs, h.network.Disconnect())
-		}
 		errs = append(errs, h.network.Close())
 	}
 	if h.holder != nil {
 		errs = append(errs, h.holder.Close())
 	}
-	errs = append(errs, hostcgroup.Remove(h.undo.Cgroups))
-	if h.undo.Poststop {
-		errs = append(errs, h.hooks.Run(context.WithoutCancel(ctx), hooks.Poststop, specs.StateStopped, 0))
-	}
-	return errors.Join(append(errs, ignoreMissing(os.Remove(filepath.Join(h.bundle, undoName))))...)
+	return errors.Join(append(errs, h.undo.carryOut(context.WithoutCancel(ctx), h.bundle, &h.hooks))...)
 }
 
 // abandon ends the process on the host, and leaves the rest to `delete`.
 func (h *host) abandon() error {
 	h.closing.Store(true)
 	return errors.Join(h.network.Close(), h.holder.Close())
-}
-
-// undoHost is close for a container whose shim has died.
-func undoHost(ctx context.Context, bundle, id string) error {
-	name := filepath.Join(bundle, undoName)
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return ignoreMissing(err)
-	}
-	var u undo
-	if err := json.Unmarshal(data, &u); err != nil {
-		return fmt.Errorf("%s: %w", undoName, err)
-	}
-	var errs []error
-	if u.Network != "" {
-		if ns, err := os.Open(u.Network); err == nil { // it may have gone, which is as good
-			n := network.Open(ns)
-			errs = append(errs, n.Disconnect(), n.Close())
-		}
-	}
-	errs = append(errs, hostcgroup.Remove(u.Cgroups))
-	if u.Poststop {
-		spec, err := readSpec(bundle)
-		if err != nil {
-			return errors.Join(append(errs, err)...)
-		}
-		r := hooks.Runner{Hooks: spec.Hooks, State: specs.State{Version: spec.Version, ID: id, Bundle: bundle, Annotations: spec.Annotations}}
-		errs = append(errs, r.Run(ctx, hooks.Poststop, specs.StateStopped, 0))
-	}
-	return errors.Join(append(errs, os.Remove(name))...)
 }

@@ -382,7 +382,10 @@ func TestCreateFails(t *testing.T) {
 		}, "createRuntime hook #0 (/bin/sh): exit status 9"},
 		{"network that is none", "", func(w *world) {
 			w.edit(func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/self/exe" })
-		}, "linux.namespaces[0]: /proc/self/exe is not a network namespace"},
+		}, "linux.namespaces[0]: network namespace /proc/self/exe: not a network namespace"},
+		{"the host's network by path", "", func(w *world) {
+			w.edit(func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/self/ns/net" })
+		}, "linux.namespaces[0]: /proc/self/ns/net: the host's network (--net-host, --network host) cannot be used from a VM"},
 		{"mount that fails", "", func(w *world) {
 			w.rootfs = []*types.Mount{{Type: "bind", Source: "/no/such", Options: []string{"rbind"}}}
 		}, "mount the root filesystem"},

@@ -1,12 +1,16 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
+
+// errHostNetwork refuses the host's network, however it is asked for.
+var errHostNetwork = errors.New("the host's network (--net-host, --network host) cannot be used from a VM; publish ports instead (nerdctl run -p), or give the container a network of its own (ctr run --cni)")
 
 // checkLinux refuses, by name, what a container in a VM of its own cannot have: to run it without would not be what was
 // asked for.
@@ -15,13 +19,13 @@ func checkLinux(l *specs.Linux) error {
 	for i, ns := range l.Namespaces {
 		switch {
 		case ns.Type == specs.NetworkNamespace:
-			network = true // its path is the network that the VM will be connected to one day
+			network = true // newHostPlan looks at its path
 		case ns.Path != "":
 			return fmt.Errorf("linux.namespaces[%d]: %s namespace %s: joining a namespace of the host's or of another container's is not supported: a container is in a VM of its own", i, ns.Type, ns.Path)
 		}
 	}
 	if !network {
-		return fmt.Errorf("linux.namespaces has no network: the host's network (--net-host, --network host) cannot be used from a VM; leave that option out")
+		return fmt.Errorf("linux.namespaces has no network: %w", errHostNetwork)
 	}
 	if len(l.NetDevices) > 0 {
 		return fmt.Errorf("linux.netDevices: moving the host's network devices into a VM is not supported")

@@ -46,7 +46,8 @@ func (*Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	status := shim.StopStatus{ExitStatus: exitKilled, ExitedAt: time.Now()}
 	pid, err := killVMMs(bundle)
 	status.Pid = pid
-	if derr := dismissShim(endCtx, bundle, id); derr != nil {
+	derr := dismissShim(endCtx, bundle, id)
+	if derr != nil {
 		err = errors.Join(err, fmt.Errorf("end the shim that containerd has lost: %w", derr))
 	}
 	if r, err := readExit(bundle); err == nil {
@@ -56,7 +57,10 @@ func (*Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	for _, name := range []string{rootfsName, sharedName} {
 		err = errors.Join(err, unmountBelow(filepath.Join(bundle, name)))
 	}
-	err = errors.Join(err, removeSockets(bundle), removeDeadSocket(bundle), undoHost(ctx, bundle, id))
+	err = errors.Join(err, removeSockets(bundle), removeDeadSocket(bundle))
+	if derr == nil { // else it may be at it itself, or do it yet; the note stays
+		err = errors.Join(err, undoHost(ctx, bundle, id))
+	}
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("container", id).Warn("something is left after a shim's death")
 		return status, err

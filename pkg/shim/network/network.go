@@ -86,6 +86,9 @@ func (n *Network) Plan(atLeast int) ([]Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := vacant(h); err != nil {
+		return nil, err
+	}
 	if len(up) > MaxDevices {
 		return nil, fmt.Errorf("the pod's network has %d interfaces, at most %d are allowed: %w", len(up), MaxDevices, errdefs.ErrInvalidArgument)
 	}
@@ -97,6 +100,19 @@ func (n *Network) Plan(atLeast int) ([]Device, error) {
 		n.devices = append(n.devices, Device{TAP: fmt.Sprint(tapPrefix, i), MAC: mac})
 	}
 	return n.devices, nil
+}
+
+// vacant refuses a namespace whose interfaces lead to a VM already: a network has one owner.
+func vacant(h *netlink.Handle) error {
+	_, err := h.LinkByName(tapPrefix + "0")
+	var none netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &none):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for %s0: %w", tapPrefix, err)
+	}
+	return fmt.Errorf("the network namespace is that of another container in a VM (it has %s0), and cannot be shared: %w", tapPrefix, errdefs.ErrFailedPrecondition)
 }
 
 // loopbackUp is what every runtime does for a new namespace; somebody may listen there for the pod.
@@ -128,42 +144,71 @@ func uplinks(h *netlink.Handle) ([]netlink.Link, error) {
 	return links, nil
 }
 
-// Connect redirects each interface's traffic to a device's TAP and back, and returns what the guest must be told; nil if there
-// is no interface. It may be called again.
-func (n *Network) Connect() (*agentpb.ConfigureNetworkRequest, error) {
+// Join is an interface and the TAP that it is to be joined with, by their indexes in the namespace.
+type Join struct {
+	Interface int `json:"interface"`
+	TAP       int `json:"tap"`
+}
+
+// Describe returns what the guest must be told of the namespace's interfaces, and what Connect must join; nil if there is no
+// interface.
+func (n *Network) Describe() (*agentpb.ConfigureNetworkRequest, []Join, error) {
 	h, err := n.handle()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer h.Close()
 	up, err := uplinks(h)
 	if err != nil || len(up) == 0 {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(up) > len(n.devices) {
-		return nil, fmt.Errorf("the pod's network has %d interfaces, but its VM was started with room for %d: make the network before the container, or raise spare_interfaces in fc.toml: %w",
+		return nil, nil, fmt.Errorf("the pod's network has %d interfaces, but its VM was started with room for %d: make the network before the container, or raise spare_interfaces in fc.toml: %w",
 			len(up), len(n.devices), errdefs.ErrFailedPrecondition)
 	}
 	r := &agentpb.ConfigureNetworkRequest{}
+	var joins []Join
 	for i, link := range up {
 		if err := describe(h, link, n.devices[i], r); err != nil {
-			return nil, fmt.Errorf("interface %s: %w", link.Attrs().Name, err)
+			return nil, nil, fmt.Errorf("interface %s: %w", link.Attrs().Name, err)
 		}
-		if err := connect(h, link, n.devices[i].TAP); err != nil {
-			return nil, fmt.Errorf("connect interface %s to the VM: %w", link.Attrs().Name, err)
+		tap, err := h.LinkByName(n.devices[i].TAP)
+		if err != nil {
+			return nil, nil, fmt.Errorf("interface %s: the VM's end %s: %w", link.Attrs().Name, n.devices[i].TAP, err)
 		}
+		joins = append(joins, Join{Interface: link.Attrs().Index, TAP: tap.Attrs().Index})
 	}
 	// What has no gateway makes the gateways of the others reachable.
 	slices.SortStableFunc(r.Routes, func(a, b *agentpb.Route) int { return min(1, len(a.Gateway)) - min(1, len(b.Gateway)) })
-	return r, nil
+	return r, joins, nil
+}
+
+// Connect redirects each interface's traffic to its TAP and back. It may be called again.
+func (n *Network) Connect(joins []Join) error {
+	h, err := n.handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	for _, j := range joins {
+		link, err := h.LinkByIndex(j.Interface)
+		if err != nil {
+			return fmt.Errorf("interface %d: %w", j.Interface, err)
+		}
+		tap, err := h.LinkByIndex(j.TAP)
+		if err == nil {
+			err = connect(h, link, tap)
+		}
+		if err != nil {
+			return fmt.Errorf("connect interface %s to the VM: %w", link.Attrs().Name, err)
+		}
+	}
+	return nil
 }
 
 // connect joins an interface and a TAP.
-func connect(h *netlink.Handle, link netlink.Link, name string) error {
-	tap, err := h.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("the VM's end %s: %w", name, err)
-	}
+func connect(h *netlink.Handle, link, tap netlink.Link) error {
+	name := tap.Attrs().Name
 	// The host shall say nothing of its own there. Kernels without IPv6 refuse, and have nothing to say.
 	_ = h.LinkSetIP6AddrGenMode(tap, addrGenNone)
 	if err := h.LinkSetMTU(tap, link.Attrs().MTU); err != nil {
@@ -178,20 +223,24 @@ func connect(h *netlink.Handle, link netlink.Link, name string) error {
 	return redirect(h, tap, link)
 }
 
+// The handle of an ingress qdisc, and the parent of its filters.
+const ingressHandle = 0xffff0000
+
+func ingress(link int) *netlink.Ingress {
+	return &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link, Handle: ingressHandle, Parent: netlink.HANDLE_INGRESS}}
+}
+
 // redirect has everything that comes in at one interface leave at another.
 func redirect(h *netlink.Handle, from, to netlink.Link) error {
 	// A matchall filter cannot be changed, only replaced.
-	if err := restore(h, from); err != nil {
+	if err := restore(h, from.Attrs().Index, to.Attrs().Index); err != nil {
 		return err
 	}
-	qdisc := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: from.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
-	}}
-	if err := h.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := h.QdiscAdd(ingress(from.Attrs().Index)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make an ingress qdisc at %s: %w", from.Attrs().Name, err)
 	}
 	filter := &netlink.MatchAll{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: from.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0), Priority: 1, Protocol: unix.ETH_P_ALL},
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: from.Attrs().Index, Parent: ingressHandle, Priority: 1, Protocol: unix.ETH_P_ALL},
 		Actions:     []netlink.Action{netlink.NewMirredAction(to.Attrs().Index)},
 	}
 	if err := h.FilterAdd(filter); err != nil {
@@ -200,42 +249,53 @@ func redirect(h *netlink.Handle, from, to netlink.Link) error {
 	return nil
 }
 
-// Disconnect gives the namespace's interfaces back to the host's stack. The TAPs go away with the VM.
-func (n *Network) Disconnect() error {
+// Disconnect gives interfaces back to the host's stack. The TAPs go away with the VM; interfaces may have gone, too.
+func (n *Network) Disconnect(joins []Join) error {
 	h, err := n.handle()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	up, err := uplinks(h)
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, link := range up {
-		errs = append(errs, restore(h, link))
+	for _, j := range joins {
+		errs = append(errs, restore(h, j.Interface, j.TAP))
 	}
 	return errors.Join(errs...)
 }
 
-// restore removes our redirection from an interface, and nothing of anybody else's.
-func restore(h *netlink.Handle, link netlink.Link) error {
-	filters, err := h.FilterList(link, netlink.MakeHandle(0xffff, 0))
+// restore removes the redirection from one interface to another, and nothing of anybody else's: the qdisc stays if it has
+// other filters. Indexes are not used again, so a redirection to a TAP that has gone is still known by its number.
+func restore(h *netlink.Handle, from, to int) error {
+	link, err := h.LinkByIndex(from)
+	var none netlink.LinkNotFoundError
+	if errors.As(err, &none) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("interface %d: %w", from, err)
+	}
+	filters, err := h.FilterList(link, ingressHandle)
 	if err != nil {
 		return fmt.Errorf("interface %s: list its filters: %w", link.Attrs().Name, err)
 	}
+	left := len(filters)
 	for _, f := range filters {
 		m, ok := f.(*netlink.MatchAll)
-		if !ok || len(m.Actions) != 1 || m.Actions[0].Type() != "mirred" {
+		if !ok || len(m.Actions) != 1 {
 			continue
 		}
-		qdisc := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
-			LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
-		}}
-		if err := h.QdiscDel(qdisc); err != nil && !errors.Is(err, unix.ENOENT) {
+		if a, ok := m.Actions[0].(*netlink.MirredAction); !ok || a.Ifindex != to {
+			continue
+		}
+		if err := h.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("interface %s: remove its redirection: %w", link.Attrs().Name, err)
 		}
-		return nil
+		left--
+	}
+	if left == 0 && len(filters) > 0 {
+		if err := h.QdiscDel(ingress(from)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("interface %s: remove its ingress qdisc: %w", link.Attrs().Name, err)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -37,19 +38,24 @@ func namespace(t *testing.T) *os.File {
 	return f
 }
 
-// ip runs commands of ip(8)'s in a namespace, one a line.
-func ip(t *testing.T, ns *os.File, script string) {
+// run runs a program in a namespace, once for each line of arguments, and returns what it says.
+func run(t *testing.T, ns *os.File, program, lines string) string {
 	t.Helper()
-	for _, line := range strings.Split(strings.TrimSpace(script), "\n") {
+	var all strings.Builder
+	for _, line := range strings.Split(strings.TrimSpace(lines), "\n") {
 		var out strings.Builder
-		cmd := exec.Command("ip", strings.Fields(line)...)
+		cmd := exec.Command(program, strings.Fields(line)...)
 		cmd.Stdout, cmd.Stderr = &out, &out
-		err := nsthread.Do(cmd.Run, nsthread.Namespace{File: ns, Kind: unix.CLONE_NEWNET})
-		if err != nil {
-			t.Fatalf("ip %s: %v: %s", line, err, out.String())
+		if err := nsthread.Do(cmd.Run, nsthread.Namespace{File: ns, Kind: unix.CLONE_NEWNET}); err != nil {
+			t.Fatalf("%s %s: %v: %s", program, line, err, out.String())
 		}
+		all.WriteString(out.String())
 	}
+	return all.String()
 }
+
+func ip(t *testing.T, ns *os.File, lines string) string { t.Helper(); return run(t, ns, "ip", lines) }
+func tc(t *testing.T, ns *os.File, lines string) string { t.Helper(); return run(t, ns, "tc", lines) }
 
 const twoNetworks = `
 link add eth0 address 02:00:00:00:00:01 mtu 1400 type veth peer name peer0
@@ -143,51 +149,76 @@ func TestConnect(t *testing.T) {
 	vmmtest.NeedKVM(t) // the machine that has it has tc's matchall and mirred as well
 	n := Open(namespace(t))
 	defer n.Close()
-	if r, err := n.Connect(); err != nil || r != nil {
-		t.Fatalf("without interfaces: %v %v", r, err)
+	if r, joins, err := n.Describe(); err != nil || r != nil || joins != nil {
+		t.Fatalf("without interfaces: %v %v %v", r, joins, err)
 	}
-	ip(t, n.ns, "tuntap add fctap0 mode tap\nlink add eth0 mtu 1400 type veth peer name far\nlink add name lower type bridge\nlink set far master lower\nlink set eth0 up\nlink set far up\naddress add 10.4.0.2/24 dev eth0")
-	if _, err := n.Connect(); err == nil || !strings.Contains(err.Error(), "1 interfaces, but its VM was started with room for 0") {
+	ip(t, n.ns, "link add eth0 mtu 1400 type veth peer name far\nlink add name lower type bridge\nlink set far master lower\nlink set eth0 up\nlink set far up\naddress add 10.4.0.2/24 dev eth0")
+	if _, _, err := n.Describe(); err == nil || !strings.Contains(err.Error(), "1 interfaces, but its VM was started with room for 0") {
 		t.Errorf("without devices: %v", err)
 	}
 	if _, err := n.Plan(1); err != nil {
 		t.Fatal(err)
 	}
+	ip(t, n.ns, "tuntap add fctap0 mode tap")
 	tap := attach(t, n.ns)
+	_, joins, err := n.Describe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Somebody else's filter must stay as it is.
+	tc(t, n.ns, "qdisc add dev eth0 ingress\nfilter add dev eth0 parent ffff: prio 7 matchall action pass")
 	for range 2 { // it may be done again
-		if _, err := n.Connect(); err != nil {
+		if err := n.Connect(joins); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if _, err := n.Plan(1); err == nil || !strings.Contains(err.Error(), "that of another container in a VM (it has fctap0)") {
+		t.Errorf("a second VM: %v", err)
 	}
 	far := packetSocket(t, n.ns, "far", 0x0300)                                                                    // all: as a port of a bridge it gives others to the bridge
 	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5}, make([]byte, 50)...) // local experimental EtherType
 	exchange(t, "guest to network", tap, far, append(frame, 1))
 	exchange(t, "network to guest", far, tap, append(frame, 2))
-	if err := n.Disconnect(); err != nil {
+	if err := n.Disconnect([]Join{{Interface: joins[0].Interface, TAP: 999}, {Interface: 999, TAP: joins[0].TAP}}); err != nil {
+		t.Errorf("of what is not there: %v", err)
+	}
+	exchange(t, "network to guest, still", far, tap, append(frame, 4))
+	if err := n.Disconnect(joins); err != nil {
 		t.Fatal(err)
 	}
 	near := packetSocket(t, n.ns, "eth0", 0xb588) // not all: those come before redirection
 	exchange(t, "network to host", far, near, append(frame, 3))
-	h, err := n.handle()
-	if err != nil {
-		t.Fatal(err)
+	if got := tc(t, n.ns, "filter show dev eth0 parent ffff:"); !strings.Contains(got, "pref 7") || strings.Contains(got, "mirred") {
+		t.Errorf("filters left: %s", got)
 	}
-	defer h.Close()
-	link, err := h.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	qdiscs, err := h.QdiscList(link)
-	for _, q := range qdiscs {
-		if q.Type() == "ingress" {
-			t.Error("the ingress qdisc is left")
+	tc(t, n.ns, "filter del dev eth0 parent ffff: prio 7")
+	for range 2 {
+		if err := n.Connect(joins); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Disconnect(joins); err != nil {
+			t.Fatal(err)
+		}
+		if got := tc(t, n.ns, "qdisc show dev eth0 ingress"); strings.Contains(got, "ingress") {
+			t.Errorf("the ingress qdisc is left: %s", got)
 		}
 	}
+}
+
+func TestOpenPath(t *testing.T) {
+	ns := namespace(t)
+	defer ns.Close()
+	f, err := OpenPath(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()))
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err)
 	}
-	if err := n.Disconnect(); err != nil {
-		t.Errorf("again: %v", err)
+	f.Close()
+	for path, want := range map[string]error{
+		"/proc/self/ns/net": ErrHost, "/proc/self/ns/mnt": ErrNoNetwork, "/proc/self/exe": ErrNoNetwork, "/no/such": os.ErrNotExist,
+	} {
+		if f, err := OpenPath(path); !errors.Is(err, want) {
+			t.Errorf("%s: %v %v, want %v", path, f, err, want)
+		}
 	}
 }
 
