@@ -22,8 +22,16 @@ type Namespace struct {
 func Do(f func() error, namespaces ...Namespace) error {
 	done := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread, with its namespaces, ends with this goroutine.
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread never ends, and what it is in shows as the process's. While this goroutine keeps it, another one
+			// gets another.
+			err := Do(f, namespaces...)
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		// Never unlocked: the thread, with its namespaces, ends with this goroutine.
 		done <- enter(f, namespaces)
 	}()
 	return <-done
