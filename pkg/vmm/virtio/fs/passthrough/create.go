@@ -82,7 +82,7 @@ func (t *tree) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fu
 	if err != nil {
 		return status(err)
 	}
-	return t.created(fd, in, out)
+	return t.created(dir, fd, in, out)
 }
 
 // openExisting serves a guest that did not know of a file.
@@ -132,17 +132,17 @@ func (t *tree) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut
 	if err != nil {
 		return status(err)
 	}
-	return t.created(fd, in, out)
+	return t.created(dir, fd, in, out)
 }
 
-// created makes a node and a handle of a new file's descriptor.
-func (t *tree) created(fd int, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+// created makes a node and a handle of the descriptor of a new file in dir.
+func (t *tree) created(dir *node, fd int, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	path, err := unix.Open((&node{fd: fd}).path(), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		unix.Close(fd)
 		return status(err)
 	}
-	if st := t.enterFd(path, &out.EntryOut, true); !st.Ok() {
+	if st := t.enterFd(dir, path, &out.EntryOut, true); !st.Ok() {
 		unix.Close(fd)
 		return st
 	}

@@ -153,15 +153,16 @@ func (t *tree) syncAll() fuse.Status {
 	if t.readOnly {
 		return fuse.OK
 	}
-	one := make(map[dev]*node)
+	one := make(map[uint64]*node) // of each device
 	t.mu.RLock()
 	for _, n := range t.nodes {
 		if n.typ != unix.S_IFDIR && n.typ != unix.S_IFREG {
 			continue
 		}
-		if one[n.dev] == nil {
+		d := unix.Mkdev(n.key.major, n.key.minor)
+		if one[d] == nil {
 			n.refs.Add(1)
-			one[n.dev] = n
+			one[d] = n
 		}
 	}
 	t.mu.RUnlock()

@@ -54,7 +54,6 @@ func TestMounts(t *testing.T) {
 	if before.NodeId == after.NodeId || before.Flags&fuse.ATTR_SUBMOUNT != 0 || after.Flags&fuse.ATTR_SUBMOUNT == 0 {
 		t.Error("a mount that came later is not seen, or not as one")
 	}
-	inos := map[uint64]string{}
 	for _, dir := range []string{a, b} {
 		for i := range 3 {
 			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), []byte(dir), 0o600); err != nil {
@@ -62,10 +61,9 @@ func TestMounts(t *testing.T) {
 			}
 			e := c.walk(filepath.Base(dir), fmt.Sprint(i))
 			at := filepath.Join(dir, fmt.Sprint(i))
-			if other, twice := inos[e.Ino]; twice {
-				t.Errorf("%s and %s have the inode number %d", other, at, e.Ino)
+			if host := hostInode(t, at); e.Ino != host {
+				t.Errorf("%s: inode %d, on the host %d", at, e.Ino, host)
 			}
-			inos[e.Ino] = at
 			fh, st := c.open(e.NodeId, unix.O_RDONLY)
 			want(t, "OPEN", st, fuse.OK)
 			if got, _ := c.read(fh, 0, 1000); got != dir {
@@ -80,6 +78,60 @@ func TestMounts(t *testing.T) {
 	want(t, "RENAME across", st, fuse.EXDEV)
 	if got, st := c.list(1, 4096, true), fuse.OK; len(got) != 4 || !st.Ok() {
 		t.Errorf("%v", got)
+	}
+}
+
+func hostInode(t *testing.T, path string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
+// TestInodeNumbers has the same numbers on several devices: they are the host's own, save those of files that come from
+// another device than the file system around them.
+func TestInodeNumbers(t *testing.T) {
+	root, other := t.TempDir(), t.TempDir()
+	sub, file, near := filepath.Join(root, "sub"), filepath.Join(root, "file"), filepath.Join(root, "near")
+	mkdirs(t, sub)
+	for _, d := range []string{sub, other} {
+		mount(t, "tmpfs", d, "tmpfs", 0, "") // numbers from the first on, in each
+	}
+	inner := filepath.Join(sub, "inner")
+	for _, f := range []string{file, near, inner, filepath.Join(sub, "f"), filepath.Join(other, "f"), filepath.Join(root, "here")} {
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount(t, filepath.Join(other, "f"), file, "", unix.MS_BIND, "")
+	mount(t, filepath.Join(other, "f"), inner, "", unix.MS_BIND, "")
+	mount(t, filepath.Join(root, "here"), near, "", unix.MS_BIND, "")
+	c := newClient(t, Config{Root: root})
+	for _, tc := range []struct {
+		path  []string
+		moved bool
+	}{
+		{[]string{"here"}, false},
+		{[]string{"near"}, false},
+		{[]string{"sub"}, false},
+		{[]string{"sub", "f"}, false},
+		{[]string{"file"}, true},
+		{[]string{"sub", "inner"}, true},
+	} {
+		got, host := c.walk(tc.path...).Ino, hostInode(t, filepath.Join(append([]string{root}, tc.path...)...))
+		if got&inoMask != host || got != host != tc.moved {
+			t.Errorf("%v: inode %#x, on the host %#x", tc.path, got, host)
+		}
+	}
+	made, st := c.create(c.walk("sub").NodeId, "made", unix.O_RDWR, 0o600)
+	want(t, "CREATE", st, fuse.OK)
+	if host := hostInode(t, filepath.Join(sub, "made")); made.Ino != host {
+		t.Errorf("a new file: inode %#x, on the host %#x", made.Ino, host)
+	}
+	if c.walk("file").Ino != c.walk("sub", "inner").Ino {
+		t.Error("one file, two numbers")
 	}
 }
 

@@ -34,21 +34,21 @@ func (t *tree) enter(dir *node, name string, out *fuse.EntryOut, made bool) fuse
 		if err != nil {
 			return status(err)
 		}
-		return t.enterFd(fd, out, made)
+		return t.enterFd(dir, fd, out, made)
 	}
 	defer n.put()
 	fillEntry(out, n, &st)
 	return fuse.OK
 }
 
-// enterFd is enter for an O_PATH descriptor, which it takes over.
-func (t *tree) enterFd(fd int, out *fuse.EntryOut, made bool) fuse.Status {
+// enterFd is enter for an O_PATH descriptor of something in dir, which it takes over.
+func (t *tree) enterFd(dir *node, fd int, out *fuse.EntryOut, made bool) fuse.Status {
 	var st unix.Statx_t
 	if err := statFd(fd, &st); err != nil {
 		unix.Close(fd)
 		return status(err)
 	}
-	n, err := t.insert(fd, &st, made)
+	n, err := t.insert(dir, fd, &st, made)
 	if err != nil {
 		return status(err)
 	}
@@ -62,7 +62,7 @@ func fillEntry(out *fuse.EntryOut, n *node, st *unix.Statx_t) {
 	out.SetEntryTimeout(Validity)
 	out.SetAttrTimeout(Validity)
 	fillAttr(&out.Attr, n, st)
-	if n.typ == unix.S_IFDIR && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+	if submount(st) {
 		// A file system of its own in the guest, too, so that programs see where it begins: find -xdev, df, mountpoint.
 		out.Attr.Flags |= fuse.ATTR_SUBMOUNT
 	}

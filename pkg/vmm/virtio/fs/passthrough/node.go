@@ -25,13 +25,18 @@ type node struct {
 	id  uint64
 	key nodeKey
 	typ uint32 // S_IFMT bits of the mode; they never change
-	dev dev
-	fd  int // O_PATH
+	fd  int    // O_PATH
+	// home is the device of the guest's file system that the inode is in, dev what its number there says about its own.
+	home uint64
+	dev  dev
 
 	opened  atomic.Int64 // status change, in ns since 1970, of the content that was opened last; see settled
 	refs    atomic.Int64 // one of the table, one of each user
 	lookups uint64       // that the guest has not yet forgotten; guarded by tree.mu
 }
+
+// device is the number of the file system that the inode is on.
+func device(st *unix.Statx_t) uint64 { return unix.Mkdev(st.Dev_major, st.Dev_minor) }
 
 func keyOf(st *unix.Statx_t) nodeKey {
 	return nodeKey{mount: st.Mnt_id, major: st.Dev_major, minor: st.Dev_minor, ino: st.Ino, fileType: st.Mode & unix.S_IFMT}
@@ -86,9 +91,10 @@ func (t *tree) known(st *unix.Statx_t) *node {
 	return n
 }
 
-// insert takes over fd, an O_PATH descriptor of what st describes, and counts a lookup. made says that the inode was
-// made for the guest just now, after it was asked whether there is room for it. The caller must put the node.
-func (t *tree) insert(fd int, st *unix.Statx_t, made bool) (*node, error) {
+// insert takes over fd, an O_PATH descriptor of what st describes, found in dir (nil for the folder itself), and counts a
+// lookup. made says that the inode was made for the guest just now, after it was asked whether there is room for it. The
+// caller must put the node.
+func (t *tree) insert(dir *node, fd int, st *unix.Statx_t, made bool) (*node, error) {
 	key := keyOf(st)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -107,7 +113,11 @@ func (t *tree) insert(fd int, st *unix.Statx_t, made bool) (*node, error) {
 		return nil, unix.ENFILE
 	}
 	t.lastNode++
-	n := &node{id: t.lastNode, key: key, typ: uint32(key.fileType), dev: t.device(st), fd: fd, lookups: 1}
+	n := &node{id: t.lastNode, key: key, typ: uint32(key.fileType), fd: fd, home: device(st), lookups: 1}
+	if dir != nil && !submount(st) {
+		n.home = dir.home
+	}
+	n.dev = t.number(n.home, st)
 	n.refs.Store(2)
 	t.nodes[n.id], t.byKey[key] = n, n
 	return n, nil
@@ -149,26 +159,37 @@ func (t *tree) Forget(id, nlookup uint64) {
 	}
 }
 
-// device gives each file system below the folder a small number of its own; the caller holds t.mu.
-func (t *tree) device(st *unix.Statx_t) dev {
-	id := unix.Mkdev(st.Dev_major, st.Dev_minor)
+// submount says that what st describes begins a file system in the guest, too (FUSE_ATTR_SUBMOUNT): the root of a mount. A
+// file that is mounted by itself belongs to the file system around it, for the guest's kernel has no other place for it.
+func submount(st *unix.Statx_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
+
+// number is 0 for inodes on the device that their file system in the guest is named after, and a small number for each
+// other device: of files mounted one by one, of a btrfs's subvolumes, of some overlays' layers. The caller holds t.mu.
+func (t *tree) number(home uint64, st *unix.Statx_t) dev {
+	id := device(st)
+	if id == home {
+		return 0
+	}
 	d, ok := t.devs[id]
 	if !ok {
-		d = dev(len(t.devs))
+		d = dev(len(t.devs) + 1)
 		t.devs[id] = d
 	}
 	return d
 }
 
-// Inode numbers as the guest sees them have their file system's number in the upper bits.
+// Inode numbers as the guest sees them have dev in the upper bits.
 const (
 	inoBits = 48
 	inoMask = 1<<inoBits - 1
 )
 
-// inode is the guest's number for a file system's inode: the same inode has the same number, and inodes of different file
-// systems do not collide. The guest's share looks like one file system to it. Numbers of more than 48 bits, which some
-// overlays make, are folded, as is the 65,536th file system.
+// inode is the guest's number for a device's inode: the same inode has the same number, and inodes of different devices in
+// one file system do not collide. On the file system's own device it is the host's number: 32-bit programs without support
+// for large files cannot stat an inode whose number has more than 32 bits. Numbers of more than 48 bits, which some overlays
+// make, are folded, as is the 65,536th other device.
 func (d dev) inode(ino uint64) uint64 {
 	if ino > inoMask {
 		ino *= 0x9e3779b97f4a7c15 // 2^64 over the golden ratio

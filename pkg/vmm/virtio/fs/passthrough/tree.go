@@ -24,14 +24,14 @@ type tree struct {
 	mu       sync.RWMutex
 	nodes    map[uint64]*node
 	byKey    map[nodeKey]*node
-	devs     map[uint64]dev
+	devs     map[uint64]dev // see number
 	lastNode uint64
 	dropped  bool
 
 	dirents direntPool
 }
 
-// dev is the number of a file system below the folder, from 0 on.
+// dev is a small number for a device of the host; see tree.number.
 type dev uint64
 
 func newTree(cfg *Config, root int, c *creators) (*tree, error) {
@@ -55,7 +55,7 @@ func newTree(cfg *Config, root int, c *creators) (*tree, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	n, err := t.insert(fd, &st, false)
+	n, err := t.insert(nil, fd, &st, false)
 	if err != nil {
 		return nil, err
 	}
