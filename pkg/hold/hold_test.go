@@ -146,6 +146,10 @@ func TestRoot(t *testing.T) {
 	if err := os.Symlink(secret, filepath.Join(root, "out")); err != nil {
 		t.Fatal(err)
 	}
+	// This binary may be linked to libraries, which the process must have loaded from its old root by now; fc-vmm is not.
+	if _, err := h.Thread(); err != nil {
+		t.Fatal(err)
+	}
 	err := h.SetRoot(root, []Mount{
 		{volume, "/vol"}, {file, "/hosts"}, {sub, "/deep/er"}, {volume, "/not/there"}, {volume, "/out"},
 		{file, "/deep"}, {volume, "/name"}, // of the other kind each
@@ -179,7 +183,7 @@ func TestSignals(t *testing.T) {
 	if _, err := h.Thread(); err != nil { // it serves: signals are caught by now
 		t.Fatal(err)
 	}
-	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGUSR1, unix.SIGHUP} {
+	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGUSR1, unix.SIGHUP, unix.SIGABRT, unix.SIGPWR, 35, 37, 64} {
 		if err := unix.Kill(h.Pid(), s); err != nil {
 			t.Fatal(err)
 		}

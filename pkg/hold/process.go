@@ -59,13 +59,24 @@ func read(c net.Conn) (message, error) {
 	return message{b[0], binary.LittleEndian.Uint32(b[1:])}, nil
 }
 
-// forwarded are the signals that go on to the container. The others either cannot be caught (KILL, STOP), or are about this
-// process and not about the one that it stands for.
+// The real-time signals that Go lets a program have. Before them, 32 to 34 are the C libraries' own (34 is glibc's SIGRTMIN).
+const (
+	firstRealTime = unix.Signal(35)
+	lastRealTime  = unix.Signal(64)
+)
+
+// forwarded are the signals that go on to the container; systemd, for one, takes SIGRTMIN+3 (37) for a halt. The others cannot
+// be caught (KILL, STOP), are the Go runtime's (URG, PROF, those of faults), or are about this process and not about the one
+// that it stands for (CHLD, PIPE, those of limits and terminals).
 func forwarded() []os.Signal {
-	return []os.Signal{
-		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGTSTP,
-		unix.SIGWINCH,
+	list := []os.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT,
+		unix.SIGTSTP, unix.SIGWINCH, unix.SIGPWR,
 	}
+	for s := firstRealTime; s <= lastRealTime; s++ {
+		list = append(list, s)
+	}
+	return list
 }
 
 // Main is the process, which ends with the writers of the pipe that parentFD reads from, if not before.
