@@ -81,6 +81,34 @@ func TestNamespaceOfTheDead(t *testing.T) {
 	}
 }
 
+// The pid of a holder that has ended is nobody else's as long as somebody works with it, and is not used after that.
+func TestPidIsKept(t *testing.T) {
+	h := start(t, Options{})
+	err := h.WithPid(func(pid int) error {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			return err
+		}
+		awaitEnd(pid)
+		select {
+		case <-h.Done():
+			return errors.New("reaped while its pid is in use")
+		case <-time.After(100 * time.Millisecond):
+		}
+		return unix.Kill(pid, 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-h.Done()
+	h.cmd.Process.Pid = os.Getpid() // as if the pid were another process's by now
+	if f, err := h.Namespace("mnt"); !errors.Is(err, ErrEnded) {
+		t.Errorf("a namespace of a stranger's: %v, %v", f, err)
+	}
+	if err := h.WithPid(func(int) error { return nil }); !errors.Is(err, ErrEnded) {
+		t.Errorf("error %v, want %v", err, ErrEnded)
+	}
+}
+
 func TestThreads(t *testing.T) {
 	h := start(t, Options{})
 	root := t.TempDir()

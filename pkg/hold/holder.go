@@ -57,8 +57,10 @@ type Holder struct {
 	ask     sync.Mutex // one request at a time
 	threads chan uint32
 
-	done chan struct{}
-	err  error // how it ended; read it after done
+	reaping sync.RWMutex // as long as a reader has it, the pid is nobody else's
+	reaped  bool
+
+	done chan struct{} // closed after that
 }
 
 // Start makes a holder, in a mount namespace of its own.
@@ -138,13 +140,38 @@ func (h *Holder) listen() {
 }
 
 func (h *Holder) reap() {
-	h.err = h.cmd.Wait()
+	awaitEnd(h.Pid())
+	h.reaping.Lock()
+	_ = h.cmd.Wait() // at once; how it ended means nothing
+	h.reaped = true
+	h.reaping.Unlock()
 	h.conn.Close()
 	close(h.done)
 }
 
-// Pid is its number on the host.
+// awaitEnd waits for a child's end, and leaves it to be reaped.
+func awaitEnd(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// Pid is its number on the host. Once it has ended, it may be another process's: WithPid sees to that.
 func (h *Holder) Pid() int { return h.cmd.Process.Pid }
+
+// WithPid calls f, which must not wait, with its number on the host, and keeps that from becoming another process's meanwhile;
+// the holder may have ended all the same, as a zombie. The error is f's, or ErrEnded.
+func (h *Holder) WithPid(f func(pid int) error) error {
+	h.reaping.RLock()
+	defer h.reaping.RUnlock()
+	if h.reaped {
+		return ErrEnded
+	}
+	return f(h.Pid())
+}
 
 // Done is closed when the holder has ended, be it by Close or because somebody has killed it.
 func (h *Holder) Done() <-chan struct{} { return h.done }
@@ -178,11 +205,14 @@ func (h *Holder) EndThread(tid int) {
 }
 
 // Namespace opens one of its namespaces: "net", "mnt". The caller closes it. The error of a holder that has been killed is ErrEnded.
-func (h *Holder) Namespace(name string) (*os.File, error) {
-	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(h.Pid()), "ns", name))
-	if errors.Is(err, os.ErrNotExist) {
-		err = fmt.Errorf("%w: %w", ErrEnded, err)
-	}
+func (h *Holder) Namespace(name string) (f *os.File, err error) {
+	err = h.WithPid(func(pid int) (err error) {
+		f, err = os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns", name))
+		if errors.Is(err, os.ErrNotExist) {
+			err = fmt.Errorf("%w: %w", ErrEnded, err)
+		}
+		return err
+	})
 	return f, err
 }
 
