@@ -77,8 +77,9 @@ func (b *bind) propagate(options ...string) {
 	}
 }
 
-// guestOptions are for a guest that sees the whole shared tree as one filesystem: recursive flags come down to plain ones, for there
-// is no mount below. For the same reason "ro" is left to the host where a mount below is writable.
+// guestOptions are for a guest whose kernel mounts what is mounted in the shared tree when somebody first goes there, with the flags of
+// the mount around it: so plain flags do what recursive ones do, and come in their place, and "ro" is left to the host where a mount
+// below is writable. The host, whose mounts have all flags of their own, enforces read-only in any case.
 func (b *bind) guestOptions(options []string) ([]string, error) {
 	writable := false
 	if b.ReadOnly && !b.RecursiveReadOnly && b.Recursive && b.Dir {
