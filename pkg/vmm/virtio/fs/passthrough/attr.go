@@ -190,10 +190,27 @@ func (n *node) dropPrivBits() error {
 	return unix.Fchmodat(unix.AT_FDCWD, n.path(), uint32(st.Mode&^drop&0o7777), 0)
 }
 
-// settled says that what the guest has of a file's content is still true. That takes a file which has not changed for so long that
-// a change to come has a new time stamp, and which has been opened before in that state: what was read earlier may be from between
-// two changes of one time stamp.
-func (n *node) settled(st *unix.Statx_t) bool {
+// quiet is for how long a file must not have changed before a guest may keep its content from one open to the next. A host's
+// program that stores through a shared mapping changes the file's times only with the first store after each writeback of a
+// page, which comes within 30 s and the flusher's next round (vm.dirty_expire_centisecs, vm.dirty_writeback_centisecs).
+const quiet = 40 * time.Second
+
+// settled says that what the guest has of a file's content is still true. That takes a file which has not changed for so long
+// that every change since, or to come, has a time stamp of its own, and which has been opened before in that state: what was
+// read earlier may be from between two changes of one time stamp. Each change of a file's content or of its mtime is one of
+// its ctime, which nobody can set.
+//
+// What remains: stores through a host's mapping go unseen where writeback takes longer than quiet (a slow disk, other
+// settings), or where the file system below does not watch for them, as tmpfs below an overlay; and a guest that keeps a file
+// open sees none that leaves its times as they are.
+func (t *tree) settled(n *node, st *unix.Statx_t) bool {
 	changed := time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec))
-	return time.Since(changed) > 2*Validity && n.opened.Swap(changed.UnixNano()) == changed.UnixNano()
+	return time.Since(changed) > t.quiet && n.opened.Swap(changed.UnixNano()) == changed.UnixNano() && n.writtenBack()
+}
+
+// writtenBack says that the file's pages are not its only home: those of a tmpfs stay writable in a mapping for ever after
+// the first store.
+func (n *node) writtenBack() bool {
+	var s unix.Statfs_t
+	return unix.Fstatfs(n.fd, &s) == nil && s.Type != unix.TMPFS_MAGIC && s.Type != unix.RAMFS_MAGIC
 }

@@ -10,6 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// setxattrIn is fuse_setxattr_in without FUSE_SETXATTR_EXT.
+type setxattrIn struct {
+	fuse.InHeader
+	Size, Flags uint32
+}
+
 // client is a guest's kernel, as far as the server can tell.
 type client struct {
 	tb     testing.TB

@@ -5,8 +5,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// create makes the inode of a name by do, as the caller in in and under its umask, and looks it up.
-func (t *tree) create(in *fuse.InHeader, umask uint32, name string, out *fuse.EntryOut, do func(dir int) error) fuse.Status {
+// create makes the inode of a name by do, as the caller in in, and looks it up.
+func (t *tree) create(in *fuse.InHeader, name string, out *fuse.EntryOut, do func(dir int) error) fuse.Status {
 	if st := t.writable(); !st.Ok() {
 		return st
 	}
@@ -18,7 +18,7 @@ func (t *tree) create(in *fuse.InHeader, umask uint32, name string, out *fuse.En
 	if st := t.room(false); !st.Ok() {
 		return st
 	}
-	if err := t.creators.as(in, umask, func() error { return do(dir.fd) }); err != nil {
+	if err := t.creators.as(in, func() error { return do(dir.fd) }); err != nil {
 		return status(err)
 	}
 	return t.enter(dir, name, out, true)
@@ -26,7 +26,7 @@ func (t *tree) create(in *fuse.InHeader, umask uint32, name string, out *fuse.En
 
 // Mkdir is mkdir(2).
 func (t *tree) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return t.create(&in.InHeader, in.Umask, name, out, func(dir int) error {
+	return t.create(&in.InHeader, name, out, func(dir int) error {
 		return unix.Mkdirat(dir, name, in.Mode&0o7777)
 	})
 }
@@ -38,7 +38,7 @@ func (t *tree) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse
 	default:
 		return fuse.EINVAL
 	}
-	return t.create(&in.InHeader, in.Umask, name, out, func(dir int) error {
+	return t.create(&in.InHeader, name, out, func(dir int) error {
 		return unix.Mknodat(dir, name, in.Mode&(unix.S_IFMT|0o7777), int(in.Rdev))
 	})
 }
@@ -48,7 +48,7 @@ func (t *tree) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string
 	if len(target) > maxTarget {
 		return fuse.Status(unix.ENAMETOOLONG)
 	}
-	return t.create(in, 0, name, out, func(dir int) error {
+	return t.create(in, name, out, func(dir int) error {
 		return unix.Symlinkat(target, dir, name)
 	})
 }
@@ -72,7 +72,7 @@ func (t *tree) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fu
 	}
 	flags := int(in.Flags)&openFlags&^unix.O_TRUNC | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	var fd int
-	err := t.creators.as(&in.InHeader, in.Umask, func() (err error) {
+	err := t.creators.as(&in.InHeader, func() (err error) {
 		fd, err = unix.Openat(dir.fd, name, flags, in.Mode&0o7777)
 		return err
 	})
@@ -125,7 +125,7 @@ func (t *tree) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut
 	}
 	flags := int(in.Flags)&(openFlags|unix.O_EXCL)&^unix.O_TRUNC | unix.O_TMPFILE | unix.O_CLOEXEC
 	var fd int
-	err := t.creators.as(&in.InHeader, in.Umask, func() (err error) {
+	err := t.creators.as(&in.InHeader, func() (err error) {
 		fd, err = unix.Openat(dir.fd, ".", flags, in.Mode&0o7777)
 		return err
 	})

@@ -12,9 +12,9 @@ import (
 // maxCreators is how many inodes are created at once.
 const maxCreators = 4
 
-// creators are threads that make inodes as another user, under that user's umask. Credentials of file access and, once
-// unshared, the umask belong to a thread: nothing else in the process sees them change. Such a thread serves nothing else
-// and dies with its goroutine. The first one is started when it is needed.
+// creators are threads that make inodes as another user and without a umask, which the guest's kernel has applied already.
+// Credentials of file access and, once unshared, the umask belong to a thread: nothing else in the process sees them change.
+// Such a thread serves nothing else and dies with its goroutine. The first one is started when it is needed.
 type creators struct {
 	jobs chan *creation
 	quit chan struct{}
@@ -25,7 +25,6 @@ type creators struct {
 
 type creation struct {
 	uid, gid uint32
-	umask    uint32
 	do       func() error
 	done     chan error
 }
@@ -36,10 +35,10 @@ func newCreators() *creators {
 
 func (c *creators) stop() { close(c.quit) }
 
-// as runs do, which makes an inode, with the user and group that it shall belong to, and the user's umask, which counts where the
-// folder has no default access control list. It waits for a thread no longer than other creations take.
-func (c *creators) as(who *fuse.InHeader, umask uint32, do func() error) error {
-	j := &creation{uid: who.Uid, gid: who.Gid, umask: umask, do: do, done: make(chan error, 1)}
+// as runs do, which makes an inode, with the user and group that it shall belong to. It waits for a thread no longer than
+// other creations take.
+func (c *creators) as(who *fuse.InHeader, do func() error) error {
+	j := &creation{uid: who.Uid, gid: who.Gid, do: do, done: make(chan error, 1)}
 	select {
 	case c.jobs <- j:
 		return <-j.done
@@ -87,6 +86,7 @@ func newIdentity() (*identity, error) {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return nil, fmt.Errorf("creating thread: unshare(CLONE_FS): %w", err)
 	}
+	unix.Umask(0)
 	id := &identity{}
 	id.uid, _ = unix.SetfsuidRetUid(-1)
 	id.gid, _ = unix.SetfsgidRetGid(-1)
@@ -101,7 +101,6 @@ func capHeader() *unix.CapUserHeader {
 }
 
 func (id *identity) run(j *creation) error {
-	unix.Umask(int(j.umask & 0o777))
 	if int(j.uid) == id.uid && int(j.gid) == id.gid {
 		return j.do()
 	}

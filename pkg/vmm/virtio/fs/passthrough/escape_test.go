@@ -171,7 +171,7 @@ func TestReadOnly(t *testing.T) {
 		"RMDIR":       c.do(opRmdir, 1, nil, name("f"), nil),
 		"RENAME":      c.do(opRename2, 1, &fuse.RenameIn{Newdir: 1}, name("f", "g"), nil),
 		"SETATTR":     c.do(opSetattr, f, &fuse.SetAttrIn{}, nil, nil),
-		"SETXATTR":    c.do(opSetxattr, f, &fuse.SetXAttrIn{}, name("user.x"), nil),
+		"SETXATTR":    c.do(opSetxattr, f, &setxattrIn{}, name("user.x"), nil),
 		"REMOVEXATTR": c.do(opRemovexattr, f, nil, name("user.x"), nil),
 	} {
 		if st != fuse.EROFS {

@@ -59,7 +59,7 @@ func (t *tree) addFile(n *node, fd int, flags uint32, out *fuse.OpenOut, made bo
 	}
 	out.Fh, out.OpenFlags = h.id, 0
 	var st unix.Statx_t
-	if statFd(n.fd, &st) == nil && n.settled(&st) {
+	if statFd(n.fd, &st) == nil && t.settled(n, &st) {
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	}
 	return fuse.OK

@@ -104,8 +104,8 @@ func seeds(f *testing.F) [][]byte {
 		add(opReaddirplus, 1, &fuse.ReadIn{Fh: fh, Size: 4000}, nil)
 	}
 	add(opStatfs, 1, nil, nil)
-	add(opSetxattr, 2, &fuse.SetXAttrIn{Size: 1}, append(name("user.x"), 'v'))
-	add(opSetxattr, 2, &fuse.SetXAttrIn{Size: 1, SetXAttrFlags: fuse.SETXATTR_ACL_KILL_SGID}, append(name(aclAccess), 'v'))
+	add(opSetxattr, 2, &setxattrIn{Size: 1}, append(name("user.x"), 'v'))
+	add(opSetxattr, 2, &setxattrIn{Size: 1}, append(name(aclPrefix+"access"), 'v'))
 	add(opGetxattr, 2, &fuse.GetXAttrIn{Size: 100}, name("user.x"))
 	add(opListxattr, 2, &fuse.GetXAttrIn{Size: 100}, nil)
 	add(opRemovexattr, 2, nil, name("user.x"))

@@ -56,10 +56,6 @@ func (s *Server) Call(r *Request) {
 		r.fail(fuse.EIO)
 		return
 	}
-	if r.op == opSetxattr && t.longSetxattr && r.length < minSize(opSetxattr)+8 {
-		r.fail(fuse.EINVAL)
-		return
-	}
 	if r.op == opSyncfs {
 		r.fail(t.syncAll())
 		return
@@ -80,12 +76,11 @@ func (s *Server) init(r *Request) {
 		return
 	}
 	s.call(t, r)
-	if r.n < outHeaderSize+initFlags+4 || binary.LittleEndian.Uint32(r.reply[4:]) != 0 {
+	if r.n < outHeaderSize || binary.LittleEndian.Uint32(r.reply[4:]) != 0 {
 		t.drop()
 		r.fail(fuse.EIO)
 		return
 	}
-	t.longSetxattr = binary.LittleEndian.Uint32(r.reply[outHeaderSize+initFlags:])&fuse.CAP_SETXATTR_EXT != 0
 	if !s.install(t) {
 		t.drop()
 		r.fail(fuse.EIO)

@@ -177,7 +177,6 @@ func (s *Server) newTree() (*tree, error) {
 		MaxWrite:             MaxIO,
 		MaxBackground:        maxBackground,
 		EnableSymlinkCaching: true, // an inode's target never changes
-		EnableAcl:            true,
 		// What a guest can write about goes nowhere: it must not fill the host's log.
 		Logger: log.New(io.Discard, "", 0),
 		PanicHandler: func(any) fuse.Status {
@@ -185,8 +184,8 @@ func (s *Server) newTree() (*tree, error) {
 			return fuse.EIO
 		},
 		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_HANDLE_KILLPRIV_V2 |
-			// A folder's default list takes a umask's place, so the host applies either; a list can end set-group-id.
-			fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT | fuse.CAP_SUBMOUNTS,
+			fuse.CAP_SUBMOUNTS,
+		// Neither FUSE_POSIX_ACL, for the reason at aclPrefix, nor FUSE_DONT_MASK, which serves nothing else.
 		// Not FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS: one guest per share, so its kernel's own locks are enough.
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH | fuse.CAP_NO_OPEN_SUPPORT,
 	})

@@ -3,6 +3,7 @@ package passthrough
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -18,8 +19,7 @@ type tree struct {
 	wire     *fuse.ProtocolServer
 	handles  handles
 	maxNodes int
-	// longSetxattr: the guest and go-fuse have agreed on SETXATTR with flags for access control lists (FUSE_SETXATTR_EXT).
-	longSetxattr bool
+	quiet    time.Duration // see settled
 
 	mu       sync.RWMutex
 	nodes    map[uint64]*node
@@ -41,6 +41,7 @@ func newTree(cfg *Config, root int, c *creators) (*tree, error) {
 		creators:      c,
 		handles:       handles{max: cfg.MaxHandles, m: make(map[uint64]*handle)},
 		maxNodes:      cfg.MaxNodes,
+		quiet:         quiet,
 		nodes:         make(map[uint64]*node),
 		byKey:         make(map[nodeKey]*node),
 		devs:          make(map[uint64]dev),

@@ -12,7 +12,6 @@ const (
 	outHeaderSize = 16
 	ioInSize      = 80 // of READ, WRITE and READDIR, the header included
 	maxOutStruct  = 288
-	initFlags     = 12 // where fuse_init_out has its flags
 	maxName       = 255
 	maxTarget     = 4095 // of a symbolic link
 	maxXattr      = 64 << 10

@@ -1,12 +1,17 @@
 package passthrough
 
 import (
+	"bytes"
+	"strings"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
-// aclAccess holds a file's access control list (acl(5)), which the guest's kernel obeys.
-const aclAccess = "system.posix_acl_access"
+// aclPrefix begins the names of access control lists (acl(5)). The guest's kernel has no use for them: Linux 6.1 obeys them
+// on a virtio-fs itself, and not on the mounts in it (FUSE_SUBMOUNTS), where most files are. So there are none, anywhere; what
+// the guest makes on the host still inherits from a folder's default list.
+const aclPrefix = "system.posix_acl_"
 
 func checkXattr(name string) fuse.Status {
 	switch {
@@ -14,6 +19,8 @@ func checkXattr(name string) fuse.Status {
 		return fuse.ERANGE
 	case name == "":
 		return fuse.EINVAL
+	case strings.HasPrefix(name, aclPrefix):
+		return fuse.Status(unix.EOPNOTSUPP)
 	}
 	return fuse.OK
 }
@@ -40,7 +47,21 @@ func (t *tree) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uin
 	}
 	defer n.put()
 	size, err := unix.Listxattr(n.path(), dest)
+	if err == nil && len(dest) > 0 {
+		size = withoutACLs(dest[:size])
+	}
 	return xattrSize(size, err)
+}
+
+// withoutACLs takes what checkXattr refuses out of a list of names and returns the new length.
+func withoutACLs(list []byte) int {
+	kept := list[:0]
+	for name := range bytes.SplitAfterSeq(list, []byte{0}) {
+		if !bytes.HasPrefix(name, []byte(aclPrefix)) {
+			kept = append(kept, name...)
+		}
+	}
+	return len(kept)
 }
 
 func xattrSize(size int, err error) (uint32, fuse.Status) {
@@ -66,22 +87,7 @@ func (t *tree) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, dat
 		return stale
 	}
 	defer n.put()
-	if err := unix.Setxattr(n.path(), name, data[:in.Size], int(in.Flags)); err != nil {
-		return status(err)
-	}
-	if name == aclAccess && in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-		return status(n.dropSetgid())
-	}
-	return fuse.OK
-}
-
-// dropSetgid is for one who may not have set the bit, being none of the file's group.
-func (n *node) dropSetgid() error {
-	var st unix.Statx_t
-	if err := statFd(n.fd, &st); err != nil || st.Mode&unix.S_ISGID == 0 {
-		return err
-	}
-	return unix.Fchmodat(unix.AT_FDCWD, n.path(), uint32(st.Mode&^unix.S_ISGID&0o7777), 0)
+	return status(unix.Setxattr(n.path(), name, data[:in.Size], int(in.Flags)))
 }
 
 // RemoveXAttr is removexattr(2).
