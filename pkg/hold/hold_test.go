@@ -3,7 +3,9 @@ package hold
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -141,6 +143,60 @@ func TestThreads(t *testing.T) {
 	h.EndThread(1)
 	if _, err := h.Thread(); err != nil {
 		t.Error(err)
+	}
+}
+
+// played is a holder whose process the test plays, at the other end of conn.
+func played(t *testing.T) (h *Holder, conn net.Conn) {
+	t.Helper()
+	h = &Holder{done: make(chan struct{}), cmd: &exec.Cmd{Process: &os.Process{Pid: 1}}}
+	theirs, err := h.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	if conn, err = net.FileConn(theirs); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(); h.conn.Close() })
+	go h.listen()
+	return h, conn
+}
+
+// Nobody would ever end a thread that comes too late.
+func TestLateThread(t *testing.T) {
+	_, conn := played(t)
+	if err := (message{opThread, 77}).write(conn); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if m, err := read(conn); err != nil || m != (message{opEnd, 77}) {
+		t.Errorf("the answer to a thread that nobody waits for: %c %d, %v", m.op, m.n, err)
+	}
+}
+
+// A stopped process reads nothing, and its socket fills.
+func TestThreadOfTheStopped(t *testing.T) {
+	h, _ := played(t)
+	_ = h.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	var err error
+	for err == nil {
+		err = message{opEnd, 1}.write(h.conn)
+	}
+	done := make(chan error, 1)
+	_ = h.conn.SetWriteDeadline(time.Time{})
+	go func() {
+		h.EndThread(1)
+		_, err := h.Thread()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ErrEnded) {
+			t.Errorf("error %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it waits for a process that does not read")
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 )
 
 const (
+	// sendTimeout is how long a holder may leave its socket full, as one that is stopped does.
+	sendTimeout = time.Second
 	// answerTimeout bounds the holder's answer to a request for a thread.
 	answerTimeout = 5 * time.Second
 	// endTimeout is how long a holder may take to end when its pipe is closed.
@@ -54,8 +56,11 @@ type Holder struct {
 	conn   net.Conn
 	signal func(unix.Signal)
 
-	ask     sync.Mutex // one request at a time
-	threads chan uint32
+	ask    sync.Mutex // one request at a time
+	mu     sync.Mutex
+	waiter chan uint32 // takes the next new thread; nil if nobody waits for one
+
+	sending sync.Mutex
 
 	reaping sync.RWMutex // as long as a reader has it, the pid is nobody else's
 	reaped  bool
@@ -70,7 +75,7 @@ func Start(o Options) (_ *Holder, err error) {
 		return nil, err
 	}
 	defer r.Close()
-	h := &Holder{pipe: w, signal: o.Signal, threads: make(chan uint32, 1), done: make(chan struct{})}
+	h := &Holder{pipe: w, signal: o.Signal, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			w.Close()
@@ -127,9 +132,10 @@ func (h *Holder) listen() {
 		}
 		switch m.op {
 		case opThread:
-			select {
-			case h.threads <- m.n:
-			default: // nobody has asked
+			if w := h.setWaiter(nil); w != nil {
+				w <- m.n
+			} else { // the late answer to a request that was given up
+				h.EndThread(int(m.n))
 			}
 		case opSignal:
 			if h.signal != nil && m.n > 0 && m.n <= 64 {
@@ -176,32 +182,57 @@ func (h *Holder) WithPid(f func(pid int) error) error {
 // Done is closed when the holder has ended, be it by Close or because somebody has killed it.
 func (h *Holder) Done() <-chan struct{} { return h.done }
 
+// setWaiter sets who takes the next new thread, and returns who would have.
+func (h *Holder) setWaiter(w chan uint32) (before chan uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before, h.waiter = h.waiter, w
+	return before
+}
+
+// send gives up on a holder that does not read.
+func (h *Holder) send(m message) error {
+	h.sending.Lock()
+	defer h.sending.Unlock()
+	if err := h.conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
+		return err
+	}
+	return m.write(h.conn)
+}
+
 // Thread makes a thread, and returns its number. EndThread ends it.
 func (h *Holder) Thread() (int, error) {
 	h.ask.Lock()
 	defer h.ask.Unlock()
-	select {
-	case <-h.threads: // the late answer to a request that was given up
-	default:
-	}
-	if err := (message{op: opThread}).write(h.conn); err != nil {
+	made := make(chan uint32, 1)
+	h.setWaiter(made)
+	switch err := h.send(message{op: opThread}); {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		h.setWaiter(nil)
+		return 0, fmt.Errorf("the container's process on the host (pid %d) did not take a request for a thread within %v: %w", h.Pid(), sendTimeout, err)
+	case err != nil:
+		h.setWaiter(nil)
 		return 0, fmt.Errorf("%w: %w", ErrEnded, err)
 	}
 	timer := time.NewTimer(answerTimeout)
 	defer timer.Stop()
 	select {
-	case tid := <-h.threads:
+	case tid := <-made:
 		return int(tid), nil
 	case <-h.done:
 		return 0, ErrEnded
 	case <-timer.C:
-		return 0, fmt.Errorf("the container's process on the host (pid %d) did not make a thread within %v", h.Pid(), answerTimeout)
 	}
+	if h.setWaiter(nil) == nil { // it has come just now
+		return int(<-made), nil
+	}
+	return 0, fmt.Errorf("the container's process on the host (pid %d) did not make a thread within %v", h.Pid(), answerTimeout)
 }
 
-// EndThread ends a thread. Nothing happens if there is no such thread.
+// EndThread ends a thread. Nothing happens if there is no such thread; it lives on if the holder, stopped by somebody, does not
+// read for long.
 func (h *Holder) EndThread(tid int) {
-	_ = message{opEnd, uint32(tid)}.write(h.conn) // an error means that all of its threads have ended
+	_ = h.send(message{opEnd, uint32(tid)}) // an error other than that means that all of its threads have ended
 }
 
 // Namespace opens one of its namespaces: "net", "mnt". The caller closes it. The error of a holder that has been killed is ErrEnded.
