@@ -113,7 +113,7 @@ func (h *hostCgroup) start(cmd *exec.Cmd, start func() error) error {
 		return err
 	}
 	if err := h.Add(cmd.Process.Pid); err != nil {
-		return errors.Join(err, cmd.Process.Kill(), ignoreKilled(cmd.Wait()))
+		return giveUp(cmd, err)
 	}
 	return nil
 }

@@ -193,15 +193,20 @@ func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *n
 		return fmt.Errorf("start the serving shim: %w", err)
 	}
 	if err := joinShimCgroup(params, cmd.Process.Pid); err != nil {
-		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+		return giveUp(cmd, err)
 	}
 	if err := shim.AdjustOOMScore(cmd.Process.Pid); err != nil {
-		return errors.Join(fmt.Errorf("set the shim's OOM score: %w", err), cmd.Process.Kill(), cmd.Wait())
+		return giveUp(cmd, fmt.Errorf("set the shim's OOM score: %w", err))
 	}
 	if _, err := w.Write([]byte{1}); err != nil {
 		return fmt.Errorf("hand over to the serving shim: %w", err)
 	}
 	return cmd.Process.Release()
+}
+
+// giveUp kills a child because of err. That it died of this is no news.
+func giveUp(cmd *exec.Cmd, err error) error {
+	return errors.Join(err, cmd.Process.Kill(), ignoreKilled(cmd.Wait()))
 }
 
 const (

@@ -1,8 +1,10 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -50,5 +52,18 @@ func TestHandover(t *testing.T) {
 	os.Unsetenv(handoverEnv)
 	if err := awaitHandover(nil); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestGiveUp(t *testing.T) {
+	cmd := exec.Command("sleep", "100")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := giveUp(cmd, errors.New("no cgroup")); err.Error() != "no cgroup" {
+		t.Errorf("error %q", err)
+	}
+	if cmd.ProcessState == nil {
+		t.Error("it was not reaped")
 	}
 }
