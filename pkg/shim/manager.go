@@ -54,6 +54,7 @@ func TaskPlugin() *plugin.Registration {
 		ID:       "task",
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
+			keepSocket()
 			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
 			if err != nil {
 				return nil, err
@@ -207,6 +208,17 @@ func serve(ctx context.Context, id string, params *bootapi.BootstrapParams, l *n
 // giveUp kills a child because of err. That it died of this is no news.
 func giveUp(cmd *exec.Cmd, err error) error {
 	return errors.Join(err, cmd.Process.Kill(), ignoreKilled(cmd.Wait()))
+}
+
+// socketFD is the shim's socket in the serving process; pkg/shim of containerd expects it there, and listens on a copy.
+const socketFD = 3
+
+// keepSocket keeps what a process of Start's runs, hooks above all, from inheriting the socket: nobody would answer there after
+// the shim's end, and callers would wait.
+func keepSocket() {
+	if os.Getenv(handoverEnv) != "" {
+		unix.CloseOnExec(socketFD)
+	}
 }
 
 const (

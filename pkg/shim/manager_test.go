@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/plugin"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,5 +67,31 @@ func TestGiveUp(t *testing.T) {
 	}
 	if cmd.ProcessState == nil {
 		t.Error("it was not reaped")
+	}
+}
+
+// What the serving shim runs must not hold its socket. The test runs itself as that shim.
+func TestSocketIsNotInherited(t *testing.T) {
+	const ask = "FCSHIM_ASK_SOCKET"
+	if os.Getenv(ask) != "" {
+		// It fails for want of the plugins that it asks for.
+		if _, err := TaskPlugin().InitFn(plugin.NewContext(context.Background(), plugin.NewPluginSet(), nil)); err == nil {
+			t.Fatal("no error without a publisher")
+		}
+		if flags, err := unix.FcntlInt(socketFD, unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+			t.Errorf("flags %#x, %v", flags, err)
+		}
+		return
+	}
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.ExtraFiles = []*os.File{f, f}
+	cmd.Env = append(os.Environ(), ask+"=1", "FCSHIM_PRIVATE=1", handoverEnv+"=4")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
