@@ -6,10 +6,12 @@
 . "$(dirname "$0")/lib.sh"
 
 # Each group runs in a machine of its own, in a time that it may take there, in seconds.
-declare -A limit=([parts]=1200 [containers-1]=1500 [containers-2]=1500 [crowd]=420)
+declare -A limit=([parts]=1200 [containers-1]=1500 [containers-2]=1500 [runc]=600 [crowd]=420)
 crowd='^TestTenAtOnce$' # ten VMs at once weigh on an emulated machine: they run by themselves
+# What these claim must hold for runc, too, and they do not ask it themselves: they run once more, with runc.
+runc='^Test(Exec|ExecEndsWithContainer|Snapshot|BindMounts|OutputAndStatus|NoSuchCommand|StdinThrough|StdinIn|StdinUnread|StdoutOut|Terminal|ResizeByClient|Kill|KillPaused|PauseAndResume|NeverStarted|Pids|Update|OutOfMemory|SpecByCtr|SpecWhole|Namespaces|BinaryLogger|LoggerOfExec|FileLog|Deaths|RunSeesDeath|ContainerdDeath|ContainerdDeathAtStart|Cycles|ManyExecs)$'
 # A sample of containerd's own client tests; `make test-containerd` runs them all.
-sample='^Test(Container(Start|Exec|Kill|CloseIO|PTY|Hook|Metrics|AttachProcess)|TaskForceDelete|DeleteContainerExecCreated|DaemonRestart|ShimSockLength)$'
+sample='^Test(Container(Start|Exec|Kill|CloseIO|PTY|Hook|Metrics|AttachProcess)|TaskForceDelete|DeleteContainerExecCreated|DaemonRestart|ShimSockLength|RuntimeInfo)$'
 
 # What needs the KVM machine shows it by the helper it asks.
 kvm_packages() { grep -rlE 'vmmtest\.|harness\.Need|needMachine\(' --include='*_test.go' cmd guest integration pkg | xargs -n 1 dirname | sort -u; }
@@ -18,9 +20,10 @@ if [ "${1:-}" = --in-machine ]; then
 	work=$2 group=$3 skip=$4 end=$((SECONDS + $5))
 	# Tests that find no KVM, kernel or image must fail, not be skipped: all of it has been built.
 	export FC_BIN=$bin FC_BIN_DIR=$bin FC_KERNEL=$bin/vmlinux FC_REQUIRE_KVM=1
+	[ "$group" != runc ] || export FC_RUNTIME=io.containerd.runc.v2
 	status=0
 	while read -r pkg; do
-		printf '=== package %s\n' "$pkg"
+		printf '=== group %s, package %s\n' "$group" "$pkg"
 		# A test that hangs says where, before the machine's own time is up.
 		(cd "$root/$pkg" && "$work/$(tr / - <<<"$pkg").test" -test.v -test.timeout $((end - SECONDS - 30))s \
 			-test.run "$(cat "$work/$group.run")" -test.skip "$skip") || status=1
@@ -48,7 +51,7 @@ else
 fi
 
 kvm_packages | grep -v '^integration$' >"$work/parts"
-for group in containers-1 containers-2 crowd; do echo integration >"$work/$group"; done
+for group in containers-1 containers-2 runc crowd; do echo integration >"$work/$group"; done
 # shellcheck disable=SC2317 # run calls it
 build() {
 	local pkg cgo
@@ -65,11 +68,30 @@ run "building the tests that need KVM" "$logs/build.log" build
 # Every second test of containers goes to the other group, which halves the time where two machines run at once.
 echo "$pattern" >"$work/parts.run"
 echo "$crowd" >"$work/crowd.run"
-"$work/integration.test" -test.list "$pattern" | grep '^Test' >"$work/list" || :
+"$work/integration.test" -test.list "$pattern" >"$work/all" || die "the tests' program of integration does not list its tests"
+grep '^Test' "$work/all" >"$work/list" || [ "$pattern" != . ] || die "the tests' program of integration lists no test"
 [ "$pattern" != . ] || sed -i "/$crowd/d" "$work/list"
-for n in 1 2; do echo "^($(sed -n "$n~2p" "$work/list" | paste -sd '|' -))\$" >"$work/containers-$n.run"; done
+any() { echo "^($(paste -sd '|' -))\$"; }
+for n in 1 2; do sed -n "$n~2p" "$work/list" | any >"$work/containers-$n.run"; done
+{ grep -E "$runc" "$work/list" || :; } | any >"$work/runc.run"
 
 count() { cat "$logs"/kvm-*.log | grep -cE "^--- $1:" || :; }
+
+# tell passes on what is read, and says whose lines follow where somebody else has spoken: two groups run at once.
+: >"$work/speaker"
+tell() {
+	local line whose=
+	while IFS= read -r line; do
+		if [[ $line = '=== '* ]]; then
+			whose=$line
+			echo "$whose" >"$work/speaker"
+		elif [ "$whose" != "$(<"$work/speaker")" ]; then
+			echo "$whose" >"$work/speaker"
+			line=$whose$'\n'$line
+		fi
+		printf '%s\n' "$line"
+	done
+}
 
 # in_machine GROUP SKIP LOG: runs a group's tests; what has ended is told as it ends.
 in_machine() {
@@ -78,7 +100,7 @@ in_machine() {
 	KVMHOST_TIMEOUT=${limit[$group]} KVMHOST_LOG=$logs/console-$group.log integration/kvmhost \
 		"$root/scripts/test.sh" --in-machine "$work" "$group" "$skip" "${limit[$group]}" >"$log" 2> >(tee "$log.err" >&2) &
 	job=$!
-	tail -n +1 -f --pid=$job "$log" 2>/dev/null | grep --line-buffered -E '^(=== package|--- |FAIL|panic:)' &
+	tail -n +1 -f --pid=$job "$log" 2>/dev/null | grep --line-buffered -E '^(=== group|--- |FAIL|panic:)' | tell &
 	wait $job || rc=$?
 	wait
 	return $rc
@@ -102,7 +124,7 @@ run_group() {
 	fi
 	if [ $rc != 0 ]; then
 		# The text of each failed test, then the whole in a file.
-		awk '/^=== RUN +[^\/]*$|^=== package/{text=""} {text=text $0 "\n"} /^--- FAIL/{printf "%s", text}' "$log" | tail -n 300 >&2
+		awk '/^=== RUN +[^\/]*$|^=== group/{text=""} {text=text $0 "\n"} /^--- FAIL/{printf "%s", text}' "$log" | tail -n 300 >&2
 		say "tests with KVM: $group: FAILED with status $rc (124: time limit, 125: the machine died); all of it is in $log"
 	fi
 	say "tests with KVM: $group: $((SECONDS - start)) s"
@@ -124,6 +146,7 @@ lanes=1
 [ "$where" != nested ] || lanes=$(nproc)
 [ "$lanes" -le 2 ] || lanes=2
 jobs=(containers-1 containers-2 parts)
+grep -qx '^()\$' "$work/runc.run" || jobs+=(runc)
 [ "$pattern" != . ] || jobs+=(crowd suite)
 running=0
 for job in "${jobs[@]}"; do
