@@ -140,6 +140,7 @@ func (c *container) start(ctx context.Context, p *process) error {
 	if err := c.startExec(ctx, p); err != nil {
 		p.end(255, time.Now())
 		close(p.exited)
+		c.endThread(p)
 		if io := p.stdio(); io != nil {
 			io.close()
 		}
@@ -289,7 +290,9 @@ func (c *container) finish(ctx context.Context, p *process, status uint32, at ti
 	}
 	p.stdio().close()
 	id := p.execID
-	if p == c.init {
+	if p != c.init {
+		c.endThread(p)
+	} else {
 		id = c.id
 		if err := writeExit(c.bundle, p.state()); err != nil {
 			log.G(ctx).WithError(err).Warn("cannot note the exit status in the bundle")
@@ -301,6 +304,14 @@ func (c *container) finish(ctx context.Context, p *process, status uint32, at ti
 	}
 	c.events.send(&eventstypes.TaskExit{ContainerID: c.id, ID: id, Pid: p.state().pid, ExitStatus: status, ExitedAt: timestamppb.New(at)})
 	close(p.exited)
+}
+
+// endThread ends the thread that stands for an exec on the host. It must be called once, when the exec ends: the thread's number
+// may soon be another exec's.
+func (c *container) endThread(p *process) {
+	if pid := p.state().pid; pid != 0 {
+		c.host.holder.EndThread(int(pid))
+	}
 }
 
 func (c *container) kill(ctx context.Context, p *process, signal uint32, all bool) error {
@@ -411,9 +422,6 @@ func (c *container) removeExec(ctx context.Context, p *process) error {
 	}
 	if io := p.stdio(); io != nil {
 		io.settle(ctx)
-	}
-	if pid := p.state().pid; pid != 0 {
-		c.host.holder.EndThread(int(pid))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/shim"
@@ -67,6 +68,44 @@ func TestHostProcess(t *testing.T) {
 	for p := range pids {
 		if err := unix.Kill(p, 0); !errors.Is(err, unix.ESRCH) {
 			t.Errorf("pid %d is left: %v", p, err)
+		}
+	}
+}
+
+// An exec's thread ends with the exec, however long its client takes to delete it; and that does not end another one's.
+func TestHostThreads(t *testing.T) {
+	w := newWorld(t, "", "sleep", "100")
+	w.run(nil)
+	run := func(id string, args ...string) int {
+		if err := w.exec(id, nil, args...); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Start(w.ctx, &taskapi.StartRequest{ID: cid, ExecID: id})
+		return w.pid(id)
+	}
+	w.gone(run("e1", "true"))
+	w.gone(run("e2", "/no/such/program"))
+	lives := run("e3", "sleep", "100")
+	for _, id := range []string{"e1", "e2"} {
+		w.delete(id)
+	}
+	w.gone(run("e4", "true")) // all that was asked before has been done by then
+	if err := unix.Kill(lives, 0); err != nil {
+		t.Errorf("an exec's thread was ended with another's: %v", err)
+	}
+}
+
+// gone waits for a thread's end.
+func (w *world) gone(tid int) {
+	w.Helper()
+	if tid == 0 {
+		w.Error("no pid")
+		return
+	}
+	for end := time.Now().Add(10 * time.Second); unix.Kill(tid, 0) == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			w.Errorf("pid %d is left", tid)
+			return
 		}
 	}
 }
