@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -26,10 +27,14 @@ func TestNetworkNamespace(t *testing.T) {
 	c := containerd(t)
 	fcOnly(t, c)
 	const ns, ip = "fctest-ns", "10.79.0.2"
+	_, had := os.Stat("/run/netns")
 	command(t, "ip", "netns", "add", ns)
 	t.Cleanup(func() {
 		command(t, "ip", "netns", "del", ns)
-		os.Remove("/run/netns") // stays if there are others
+		if errors.Is(had, os.ErrNotExist) {
+			command(t, "umount", "-R", "/run/netns")
+			os.Remove("/run/netns")
+		}
 	})
 	command(t, "ip", "-n", ns, "link", "add", "eth0", "type", "veth", "peer", "name", "fctest-veth", "netns", "1")
 	command(t, "ip", "-n", ns, "address", "add", ip+"/24", "dev", "eth0")
@@ -39,11 +44,14 @@ func TestNetworkNamespace(t *testing.T) {
 	before := command(t, "tc", "-n", ns, "qdisc", "show", "dev", "eth0")
 
 	run := func(id string) []string {
-		return []string{"run", "-d", "--runtime", c.Runtime, "--with-ns", "network:/run/netns/" + ns, harness.Image, id, "sleep", "1000"}
+		return []string{"run", "-d", "--null-io", "--runtime", c.Runtime, "--with-ns", "network:/run/netns/" + ns, harness.Image, id, "sleep", "1000"}
 	}
 	first := c.ID(t)
 	c.Must(t, run(first)...)
-	t.Cleanup(func() { c.Ctr(t, "container", "rm", first) })
+	t.Cleanup(func() {
+		c.Ctr(t, "task", "rm", "-f", first)
+		c.Ctr(t, "container", "rm", first)
+	})
 	ping := func(when string) {
 		t.Helper()
 		if out, err := exec.Command("busybox", "ping", "-c", "1", "-w", "30", ip).CombinedOutput(); err != nil {
@@ -63,9 +71,12 @@ func TestNetworkNamespace(t *testing.T) {
 	c.Ctr(t, "container", "rm", second)
 	ping("after another container's try")
 
-	if r := c.Ctr(t, "run", "--runtime", c.Runtime, "--with-ns", "network:/proc/1/ns/net", harness.Image, c.ID(t), "true"); r.Status == 0 || !strings.Contains(r.Stderr, "the host's network") {
+	third := c.ID(t)
+	r = c.Ctr(t, "run", "--runtime", c.Runtime, "--with-ns", "network:/proc/1/ns/net", harness.Image, third, "true")
+	if r.Status == 0 || !strings.Contains(r.Stderr, "the host's network") {
 		t.Errorf("the host's network by its path: %v", r)
 	}
+	c.Ctr(t, "container", "rm", third)
 
 	c.KillProcess(t, first, harness.Shim)
 	for end := time.Now().Add(harness.Slow(30 * time.Second)); ; time.Sleep(100 * time.Millisecond) {
@@ -77,5 +88,4 @@ func TestNetworkNamespace(t *testing.T) {
 			t.Fatalf("after the shim's death the namespace has %q, and had %q", after, before)
 		}
 	}
-	c.Ctr(t, "task", "rm", "-f", first)
 }

@@ -264,7 +264,7 @@ func (n *Network) Disconnect(joins []Join) error {
 }
 
 // restore removes the redirection from one interface to another, and nothing of anybody else's: the qdisc stays if it has
-// other filters. Indexes are not used again, so a redirection to a TAP that has gone is still known by its number.
+// other filters. A redirection whose TAP has gone leads to number 0, and is of no use to anybody.
 func restore(h *netlink.Handle, from, to int) error {
 	link, err := h.LinkByIndex(from)
 	var none netlink.LinkNotFoundError
@@ -284,7 +284,7 @@ func restore(h *netlink.Handle, from, to int) error {
 		if !ok || len(m.Actions) != 1 {
 			continue
 		}
-		if a, ok := m.Actions[0].(*netlink.MirredAction); !ok || a.Ifindex != to {
+		if a, ok := m.Actions[0].(*netlink.MirredAction); !ok || a.Ifindex != to && a.Ifindex != 0 {
 			continue
 		}
 		if err := h.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) {

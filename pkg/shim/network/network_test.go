@@ -192,9 +192,12 @@ func TestConnect(t *testing.T) {
 		t.Errorf("filters left: %s", got)
 	}
 	tc(t, n.ns, "filter del dev eth0 parent ffff: prio 7")
-	for range 2 {
+	for i := range 2 {
 		if err := n.Connect(joins); err != nil {
 			t.Fatal(err)
+		}
+		if i == 1 {
+			ip(t, n.ns, "link del fctap0") // as with the VM's death
 		}
 		if err := n.Disconnect(joins); err != nil {
 			t.Fatal(err)
