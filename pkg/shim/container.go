@@ -110,23 +110,39 @@ func (c *container) reserveExec(p *process) error {
 }
 
 func (c *container) start(ctx context.Context, p *process) error {
+	if p != c.init {
+		return c.beginExec(ctx, p)
+	}
+	if err := c.beginInit(ctx); err != nil {
+		return err
+	}
+	return c.poststart(ctx)
+}
+
+// beginInit starts init and makes that known.
+func (c *container) beginInit(ctx context.Context) error {
+	p := c.init
 	p.lifecycle.Lock()
 	defer p.lifecycle.Unlock()
-	if p == c.init {
-		if err := p.begin(); err != nil {
-			return err
-		}
-		if err := p.stdio().feedStdin(c.buffers); err != nil {
-			p.unbegin()
-			return err
-		}
-		if err := c.startInit(ctx); err != nil {
-			p.unbegin()
-			return err
-		}
-		c.events.send(&eventstypes.TaskStart{ContainerID: c.id, Pid: p.state().pid})
-		return c.poststart(ctx)
+	if err := p.begin(); err != nil {
+		return err
 	}
+	if err := p.stdio().feedStdin(c.buffers); err != nil {
+		p.unbegin()
+		return err
+	}
+	if err := c.startInit(ctx); err != nil {
+		p.unbegin()
+		return err
+	}
+	c.events.send(&eventstypes.TaskStart{ContainerID: c.id, Pid: p.state().pid})
+	return nil
+}
+
+// beginExec starts an exec, makes that known, and has its end awaited.
+func (c *container) beginExec(ctx context.Context, p *process) error {
+	p.lifecycle.Lock()
+	defer p.lifecycle.Unlock()
 	c.mu.Lock()
 	if c.ending {
 		c.mu.Unlock()
@@ -170,10 +186,12 @@ func (c *container) startInit(ctx context.Context) error {
 	return err
 }
 
-// poststart runs the hooks that come after the start; a container one of whose hooks fails is ended, as by runc.
+// poststart runs the hooks that come after the start; a container one of whose hooks fails is ended, as by runc. Init's lock is
+// free meanwhile: init may exit, and that must be heard of at once.
 func (c *container) poststart(ctx context.Context) error {
 	err := c.host.hooks.Run(ctx, hooks.Poststart, specs.StateRunning, c.host.holder.Pid())
 	if err != nil {
+		ctx = context.WithoutCancel(ctx) // whose end may be why the hook has failed
 		if kerr := c.kill(ctx, c.init, uint32(unix.SIGKILL), true); kerr != nil && !errdefs.IsNotFound(kerr) {
 			err = joinCleanup(err, kerr)
 		}

@@ -208,6 +208,35 @@ func TestFailingHooks(t *testing.T) {
 	})
 }
 
+// A poststart hook keeps nobody from hearing of the container's exit.
+func TestExitDuringHook(t *testing.T) {
+	w := newWorld(t, "", "true")
+	release := filepath.Join(t.TempDir(), "release")
+	w.edit(func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{Poststart: []specs.Hook{w.hook(`i=0; while ! [ -e ` + release + ` ] && [ $((i+=1)) -lt 400 ]; do sleep 0.05; done`)}}
+	})
+	if err := w.create(nil); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go func() {
+		_, err := w.Start(w.ctx, &taskapi.StartRequest{ID: cid})
+		started <- err
+	}()
+	w.wait("", 0)
+	select {
+	case err := <-started:
+		t.Errorf("Start did not wait for the hook: %v", err)
+	default:
+	}
+	w.write(release, "")
+	if err := <-started; err != nil {
+		t.Error(err)
+	}
+	w.delete("")
+	w.wantEvents("create", "start", "exit c1 0", "delete")
+}
+
 // `delete` runs the poststop hooks of a container whose shim has died, and not those of one that was deleted in order.
 func TestHooksAfterDeath(t *testing.T) {
 	w := newWorld(t, "", "sleep", "100")
