@@ -2,13 +2,15 @@
 // names, with those of the spec's limits that mean something for a VM. It serves cgroup v2 and v1, and does without a library,
 // of which each brings D-Bus and BPF along.
 //
-// It must never remove a cgroup that it has not made, nor change the limits of a parent.
+// It must never remove a cgroup that it has not made, nor change a parent but for what its children may have (cgroup v2's
+// subtree_control, an empty cpuset of v1).
 package hostcgroup
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -243,13 +245,20 @@ func (l Limits) values(h Hierarchy) (v [][2]string) {
 	return v
 }
 
-// weight turns shares into v2's weight, 1 to 10000, linearly.
+// weight turns shares into v2's weight, 1 to 10000, as runc and the guest do, by a curve through the least, the usual
+// and the greatest value of both (github.com/opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).
 func (l Limits) weight(unified bool) string {
-	shares := min(max(l.CPUShares, 2), 262144)
-	if unified {
-		shares = 1 + (shares-2)*9999/262142
+	const least, greatest = 2, 262144
+	shares := min(max(l.CPUShares, least), greatest)
+	if !unified {
+		return strconv.FormatUint(shares, 10)
 	}
-	return strconv.FormatUint(shares, 10)
+	if shares == least {
+		return "1"
+	}
+	log := math.Log2(float64(shares))
+	weight := math.Ceil(math.Pow(10, (log*log+125*log)/612-7.0/34))
+	return strconv.FormatUint(min(uint64(weight), 10000), 10)
 }
 
 // put writes a file that the kernel has made, as one write.

@@ -87,7 +87,7 @@ func TestUnified(t *testing.T) {
 	if err := c.Add(77); err != nil {
 		t.Error(err)
 	}
-	demand(t, leaf, map[string]string{"memory.max": "1073741824", "cpu.max": "50000 100000", "cpu.weight": "20", "cpuset.cpus": "0-1",
+	demand(t, leaf, map[string]string{"memory.max": "1073741824", "cpu.max": "50000 100000", "cpu.weight": "59", "cpuset.cpus": "0-1",
 		"cpuset.mems": "0", "cgroup.procs": "77", "cgroup.subtree_control": ""})
 	demand(t, root, map[string]string{"cgroup.subtree_control": "+memory"}) // the last one written, of those that were not there
 	if dir, err := c.Open(); err != nil || dir == nil {
@@ -101,12 +101,21 @@ func TestUnified(t *testing.T) {
 	if err := c.Set(Limits{CPUQuotaUS: -1, CPUPeriodUS: 100000}); err != nil {
 		t.Error(err)
 	}
-	demand(t, leaf, map[string]string{"cpu.max": "max 100000", "cpu.weight": "20"})
+	demand(t, leaf, map[string]string{"cpu.max": "max 100000", "cpu.weight": "59"})
 	if err := os.Remove(filepath.Join(leaf, "memory.max")); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Set(limits); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), filepath.Join(leaf, "memory.max")) {
 		t.Errorf("a limit without its controller: %v", err)
+	}
+}
+
+// The values are runc's.
+func TestWeight(t *testing.T) {
+	for shares, want := range map[uint64]string{1: "1", 2: "1", 3: "2", 4: "2", 512: "59", 1024: "100", 2048: "174", 262143: "10000", 262144: "10000", 1 << 40: "10000"} {
+		if got := (Limits{CPUShares: shares}).weight(true); got != want {
+			t.Errorf("%d shares weigh %s, want %s", shares, got, want)
+		}
 	}
 }
 
