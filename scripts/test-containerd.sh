@@ -14,12 +14,24 @@ if [ "${1:-}" = --in-machine ]; then
 	if [ -z "${FC_UNSHARED:-}" ]; then
 		FC_UNSHARED=1 exec unshare --mount --propagation slave "$0" "$@"
 	fi
-	mount --make-rshared /
-	for d in /var/lib /tmp /usr/local; do
-		mkdir "$FC_SCRATCH/${d##*/}"
-		chmod 1777 "$FC_SCRATCH/${d##*/}"
-		mount --bind "$FC_SCRATCH/${d##*/}" "$d"
+	# What is needed of the host may lie below these places, as FC_SCRATCH itself may: names are relative, and it is put back.
+	cd "$FC_SCRATCH"
+	places=(/var/lib /tmp /usr/local) needed=("$root" "$cache")
+	for n in "${!needed[@]}"; do
+		mkdir "needed-$n"
+		mount --no-canonicalize --rbind "${needed[n]}" "./needed-$n"
 	done
+	for place in "${places[@]}"; do
+		mkdir "${place##*/}"
+		chmod 1777 "${place##*/}"
+		mount --no-canonicalize --bind "./${place##*/}" "$place"
+	done
+	for n in "${!needed[@]}"; do
+		[ ! "${needed[n]}" -ef "./needed-$n" ] || continue
+		mkdir -p "${needed[n]}"
+		mount --no-canonicalize --rbind "./needed-$n" "${needed[n]}"
+	done
+	mount --make-rshared /
 	# A shim that a test copies elsewhere finds the rest where `make install` puts it.
 	mkdir -p /usr/local/bin /usr/local/share/containerd-shim-fc-v2
 	ln -s "$bin/fc-vmm" /usr/local/bin
@@ -41,7 +53,8 @@ rm -f "$logs"/*
 CGO_ENABLED=0 go build -o "$work/clientsuite" ./integration/clientsuite
 
 # -test.short keeps the tests from starting a containerd.
-(cd "$suite" && ./client.test -test.short -test.list "$pattern" 2>/dev/null) | grep ^Test >"$work/pending"
+(cd "$suite" && ./client.test -test.short -test.list "$pattern" 2>/dev/null) | grep ^Test >"$work/pending" ||
+	die "no test matches $pattern"
 say "$(wc -l <"$work/pending") tests with $runtime"
 
 # run_pending runs the tests in $work/pending, and notes what ended so: "FAIL NAME". A test that was cut off counts as failed.
