@@ -21,6 +21,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/nsthread"
 )
 
 const (
@@ -130,7 +132,13 @@ func startLogger(ctx context.Context, paths stdioPaths) (*logger, error) {
 	l.cmd.Stderr = l.output
 	l.cmd.WaitDelay = time.Second // a helper of the logger's that outlives it must not hold us
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := l.cmd.Start(); err != nil {
+	var in []nsthread.Namespace
+	if paths.Mounts != nil {
+		// In ours, one that outlived our death would keep the container's mounts.
+		in = append(in, nsthread.Namespace{File: paths.Mounts, Kind: unix.CLONE_NEWNS})
+		l.cmd.Dir, _ = os.Getwd() // the bundle, as ever: who enters a mount namespace is at its root
+	}
+	if err := nsthread.Do(l.cmd.Start, in...); err != nil {
 		closeFiles(l.streams[:])
 		return nil, fmt.Errorf("start logger %s: %w: %w", u.Path, reason(err), errdefs.ErrInvalidArgument)
 	}

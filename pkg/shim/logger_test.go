@@ -20,6 +20,9 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/nsthread"
 )
 
 // fakeLoggerArg makes the test binary a logger: its value says what is wrong with it. The argument "to" names a folder, where
@@ -40,6 +43,10 @@ func fakeLogger(args []string) {
 	ready := os.NewFile(5, "ready")
 	note("told", fmt.Sprintf("%q %q", args, os.Environ()))
 	switch fake {
+	case "where":
+		ns, _ := os.Readlink("/proc/self/ns/mnt")
+		wd, _ := os.Getwd()
+		note("where", ns+" "+wd)
 	case "die":
 		fmt.Fprintln(os.Stderr, "first\nno room to log")
 		os.Exit(3)
@@ -212,6 +219,45 @@ func TestLoggerLingers(t *testing.T) {
 		}
 	default:
 		t.Error("the logger lives")
+	}
+}
+
+// A logger runs among the host's mounts, of which the shim's are a copy.
+func TestLoggerMounts(t *testing.T) {
+	var other *os.File
+	err := nsthread.Do(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		other, err = os.Open("/proc/thread-self/ns/mnt")
+		return err
+	})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer other.Close()
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(other.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, mounts := range map[string]*os.File{own: nil, fmt.Sprintf("mnt:[%d]", st.Ino): other} {
+		dir, uri := loggerURI(t, "binary", "where")
+		l, err := startLogger(namespaces.WithNamespace(context.Background(), "test"), stdioPaths{ID: cid, Stdout: uri, Mounts: mounts})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.serving.Store(false)
+		closeFiles(l.streams[:])
+		l.dismiss(loggerGrace)
+		wantFile(t, dir, "where", want+" "+wd)
 	}
 }
 

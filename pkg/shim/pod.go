@@ -53,7 +53,7 @@ func (s *service) newPlan(r *taskapi.CreateTaskRequest) (*plan, error) {
 		return nil, fmt.Errorf("container id: %w", err)
 	}
 	if r.Checkpoint != "" {
-		return nil, fmt.Errorf("restoring a checkpoint is not supported: %w", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("restoring a checkpoint: %w", errdefs.ErrNotImplemented)
 	}
 	settings, err := settingsFromOptions(r.Options)
 	if err != nil {
@@ -73,7 +73,7 @@ func (s *service) newPlan(r *taskapi.CreateTaskRequest) (*plan, error) {
 	}
 	p := &plan{
 		id: r.ID, bundle: r.Bundle, settings: settings, size: sz, rootfs: mount.FromProto(r.Rootfs),
-		stdio: stdioPaths{ID: r.ID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		stdio: stdioPaths{ID: r.ID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.mounts},
 	}
 	if r := spec.Linux.Resources; r != nil {
 		p.quota = p.quota.with(r.CPU)

@@ -38,7 +38,7 @@ type service struct {
 	shutdown  shutdown.Service
 	events    *eventQueue
 	buffers   *sync.Pool
-	mounts    *os.File // the host's mount namespace, for hooks; nil for the shim's own
+	mounts    *os.File // the host's mount namespace, for hooks and loggers; nil for the shim's own
 
 	createMu sync.Mutex // one Create or Delete at a time
 
@@ -161,7 +161,9 @@ func (s *service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (*empty
 	if r.ExecID == "" {
 		return nil, fmt.Errorf("exec id is empty: %w", errdefs.ErrInvalidArgument)
 	}
-	p := newProcess(r.ExecID, stdioPaths{ID: r.ExecID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
+	p := newProcess(r.ExecID, stdioPaths{
+		ID: r.ExecID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal, Mounts: s.mounts,
+	})
 	if p.spec, err = execSpec(r.Spec.GetValue(), r.Terminal); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,8 @@ type stdioPaths struct {
 	ID                    string
 	Stdin, Stdout, Stderr string
 	Terminal              bool
+	// Mounts is the mount namespace that a logger runs in; nil for this process's own.
+	Mounts *os.File
 }
 
 // stdio joins a process's streams in the guest to the client's files.
