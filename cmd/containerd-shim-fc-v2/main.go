@@ -21,7 +21,8 @@ func main() {
 	}
 	registry.Register(fcshim.TaskPlugin())
 	shim.RunShim(context.Background(), fcshim.NewManager(version), func(c *shim.Config) {
-		// os/exec waits for fc-vmm, the only child; a reaper that waits for any would take its exit away.
+		// os/exec waits for each child (fc-vmm, the containers' processes on the host, hooks, loggers); a reaper that waits for any
+		// would take their exits away.
 		c.NoReaper = true
 		c.NoSubreaper = true
 	})

@@ -22,7 +22,8 @@ const (
 const maxMemoryMiB = 64 << 20
 
 // vmSize takes a VM's size from the container's limits, and from the settings what they leave open. CPU time is rounded up
-// to whole vCPUs, of which there are no more than CPUs in the container's cpuset, and as many if there is no other limit; a memory limit is rounded up to MiB and the guest's own need comes on top.
+// to whole vCPUs, of which there are no more than CPUs in the container's cpuset, and as many if there is no other limit; a
+// memory limit is rounded up to MiB and the guest's own need comes on top.
 func vmSize(s *Settings, spec *specs.Spec) (size, error) {
 	sz := size{VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}
 	if spec.Linux == nil || spec.Linux.Resources == nil {
