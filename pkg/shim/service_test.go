@@ -417,6 +417,18 @@ func TestCreateFails(t *testing.T) {
 	}
 }
 
+func TestNoCheckpoints(t *testing.T) {
+	w := newWorld(t, "", "true")
+	_, err := w.Create(w.ctx, &taskapi.CreateTaskRequest{ID: cid, Bundle: w.bundle, Rootfs: w.rootfs, Options: w.options(), Checkpoint: "/x"})
+	if !errdefs.IsNotImplemented(err) {
+		t.Errorf("restored: %v", err)
+	}
+	if _, err := w.Checkpoint(w.ctx, &taskapi.CheckpointTaskRequest{ID: cid}); !errdefs.IsNotImplemented(err) {
+		t.Errorf("taken: %v", err)
+	}
+	w.nothingLeft()
+}
+
 // A shim that is told to leave (SIGTERM) takes its VM along and says so.
 func TestShutdownWithRunningTask(t *testing.T) {
 	w := newWorld(t, "", "sleep", "100")
