@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -134,10 +137,15 @@ func (w *world) trace() string {
 	return strings.Join(strings.Fields(string(data)), " ")
 }
 
-// traced has every point leave its name, the state's status, and whether its pid is alive.
+// traced has every point leave its name, the state's status, and whether the container's process is there. Poststop hooks are
+// told no pid; theirs is the one that those before were told.
 func (w *world) traced() {
+	last := filepath.Join(w.TempDir(), "pid")
 	hook := func(point string) []specs.Hook {
-		return []specs.Hook{w.hook(`s=$(cat); st=${s#*status\":\"}; p=${s#*pid\":}; p=${p%%,*}; kill -0 $p 2>/dev/null && a=alive || a=gone; echo ` + point + `:${st%%\"*}:$a >>trace`)}
+		return []specs.Hook{w.hook(`s=$(cat); st=${s#*status\":\"}
+case $s in *pid\":*) p=${s#*pid\":}; p=${p%%,*}; echo $p >` + last + `;; *) p=$(cat ` + last + `);; esac
+[ -e /proc/$p/ns/net ] && a=alive || a=gone # a zombie has none
+echo ` + point + `:${st%%\"*}:$a >>trace`)}
 	}
 	w.edit(func(s *specs.Spec) {
 		s.Version, s.Annotations = specs.Version, map[string]string{"a": "b"}
@@ -237,19 +245,54 @@ func TestExitDuringHook(t *testing.T) {
 	w.wantEvents("create", "start", "exit c1 0", "delete")
 }
 
-// `delete` runs the poststop hooks of a container whose shim has died, and not those of one that was deleted in order.
+// `delete` runs the poststop hooks of a container whose shim has died, and only once. The test runs itself as that shim.
 func TestHooksAfterDeath(t *testing.T) {
-	w := newWorld(t, "", "sleep", "100")
-	w.traced()
-	w.run(nil)
-	w.trace()
-	w.shutDown() // as far as containerd can see, it has died
-	ctx := context.WithValue(context.WithoutCancel(w.ctx), shim.OptsKey{}, shim.Opts{BundlePath: w.bundle})
+	const die = "FCSHIM_DIE" // the file for what a shim that shall die has to say
+	if name := os.Getenv(die); name != "" {
+		w := newWorld(t, "", "sleep", "100")
+		w.traced()
+		w.run(nil)
+		w.trace()
+		w.write(name, fmt.Sprintf("%d %s", w.pid(""), w.bundle))
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {}
+	}
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for mounts")
+	}
+	dir := t.TempDir()
+	name := filepath.Join(dir, "said")
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), die+"="+name, "FCSHIM_PRIVATE=1", "TMPDIR="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS} // as the manager does it
+	out, err := cmd.CombinedOutput()
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); !ws.Signaled() || ws.Signal() != unix.SIGKILL {
+		t.Fatalf("%v: %s", err, out)
+	}
+	said, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{T: t}
+	var pid int
+	if _, err := fmt.Sscanf(string(said), "%d %s", &pid, &w.bundle); err != nil {
+		t.Fatalf("%s: %v", said, err)
+	}
+	for end := time.Now().Add(10 * time.Second); exists(fmt.Sprintf("/proc/%d/ns/net", pid)); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the container's process has outlived the shim")
+		}
+	}
+	ctx := context.WithValue(namespaces.WithNamespace(context.Background(), "test"), shim.OptsKey{}, shim.Opts{BundlePath: w.bundle})
 	for _, want := range []string{"poststop:stopped:gone", ""} {
 		if _, err := NewManager("v").Stop(ctx, cid); err != nil {
 			t.Error(err)
 		}
 		w.wantTrace(want)
+	}
+	// What was mounted here has gone with the shim; containerd removes the folder, with the bundle.
+	if err := os.Remove(filepath.Join(w.bundle, sharedName)); err != nil {
+		t.Error(err)
 	}
 	w.nothingLeft()
 }
