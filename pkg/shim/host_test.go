@@ -290,8 +290,8 @@ func TestHooksAfterDeath(t *testing.T) {
 		}
 		w.wantTrace(want)
 	}
-	// What was mounted here has gone with the shim; containerd removes the folder, with the bundle.
-	if err := os.Remove(filepath.Join(w.bundle, sharedName)); err != nil {
+	// What was mounted here has gone with the shim; containerd removes the empty folders, with the bundle.
+	if err := os.RemoveAll(filepath.Join(w.bundle, sharedName)); err != nil {
 		t.Error(err)
 	}
 	w.nothingLeft()
