@@ -104,20 +104,23 @@ func TestDeathsAtRandomMoments(t *testing.T) {
 		for i := range amount(t, envDeaths, d.times) {
 			t.Run(fmt.Sprintf("%s %d", d.role, i), func(t *testing.T) {
 				c.NoLeaks(t)
-				// A life may be shorter than the measured one, and end undisturbed; then another one is tried.
-				for range 3 {
-					after := time.Duration(random.Int64N(int64(span) + 1))
-					if dieAfter(t, c, d.role, after) || t.Failed() {
+				// A life may be shorter than the measured one, and end undisturbed; then another one is tried, of which less passes.
+				const tries = 10
+				most := span
+				for range tries {
+					most = time.Duration(random.Int64N(int64(most) + 1))
+					if dieAfter(t, c, d.role, most) || t.Failed() {
 						return
 					}
 				}
+				t.Errorf("each of %d lives ended before the %s was killed, the last one within %v", tries, d.role, most)
 			})
 		}
 	}
 }
 
 // dieAfter kills the process that plays role some time after it has come to be, which containerd's does when a life begins. It
-// reports whether the process was still there.
+// reports whether the process was still there, and the life had not ended.
 func dieAfter(t *testing.T, c *harness.Containerd, role harness.Role, after time.Duration) (died bool) {
 	t.Helper()
 	id, ended := begin(t, c)
@@ -128,18 +131,19 @@ func dieAfter(t *testing.T, c *harness.Containerd, role harness.Role, after time
 		})
 	}
 	time.Sleep(after)
-	died = true
 	switch pid, err := c.Find(id, role); {
+	case len(ended) > 0: // too late
 	case role == daemon:
+		died = true
 		if err := c.Kill(); err != nil {
 			t.Fatal(err)
 		}
-	case err != nil:
-		died = false
-	default:
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+	case err == nil:
+		err := syscall.Kill(pid, syscall.SIGKILL)
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
 			t.Fatal(err)
 		}
+		died = err == nil
 	}
 	select {
 	case err := <-ended:
@@ -147,7 +151,7 @@ func dieAfter(t *testing.T, c *harness.Containerd, role harness.Role, after time
 	case <-time.After(long):
 		t.Fatalf("the %s died after %v; the client's calls have no answer %v later", role, after, long)
 	}
-	if role == daemon {
+	if role == daemon && died {
 		if err := c.Restart(); err != nil {
 			t.Fatal(err)
 		}
