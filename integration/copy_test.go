@@ -19,33 +19,31 @@ import (
 // TestCopy copies into a container and out of it, and takes images and archives of it while it runs and afterwards.
 func TestCopy(t *testing.T) {
 	c := containerd(t)
-	for _, rt := range both(c) {
-		t.Run(rt, func(t *testing.T) {
-			base := scratch(t)
-			at := func(elem ...string) string { return filepath.Join(append([]string{base}, elem...)...) }
-			for _, d := range []string{"vol", "dir/sub"} {
-				if err := os.MkdirAll(at(d), 0o750); err != nil {
-					t.Fatal(err)
-				}
-			}
-			write(t, at("file"), "from the host\n")
-			write(t, at("dir", "sub", "f"), "deep\n")
-			if err := errors.Join(os.Symlink("sub/f", at("dir", "link")), unix.Chmod(at("dir", "sub", "f"), 0o4750)); err != nil {
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+		base := scratch(t)
+		at := func(elem ...string) string { return filepath.Join(append([]string{base}, elem...)...) }
+		for _, d := range []string{"vol", "dir/sub"} {
+			if err := os.MkdirAll(at(d), 0o750); err != nil {
 				t.Fatal(err)
 			}
-			n := c.Nerdctl(t, rt)
-			s := n.Session(t, "--network", "none", "-v", at("vol")+":/vol", "--tmpfs", "/t")
-			copyRunning(t, n, s, at)
-			takeRunning(t, c, n, s, at)
-			n.Must(t, "stop", "--time", "1", s.Name)
-			for _, cp := range [][2]string{{at("file"), s.Name + ":/root/late"}, {s.Name + ":/root/late", at("late")}} {
-				n.Must(t, "cp", cp[0], cp[1])
-			}
-			if got := describeContent(at("late")); got != "from the host\n" {
-				t.Errorf("copied in and out when the container had stopped: %q", got)
-			}
-		})
-	}
+		}
+		write(t, at("file"), "from the host\n")
+		write(t, at("dir", "sub", "f"), "deep\n")
+		if err := errors.Join(os.Symlink("sub/f", at("dir", "link")), unix.Chmod(at("dir", "sub", "f"), 0o4750)); err != nil {
+			t.Fatal(err)
+		}
+		n := c.Nerdctl(t, c.Runtime)
+		s := n.Session(t, "--network", "none", "-v", at("vol")+":/vol", "--tmpfs", "/t")
+		copyRunning(t, n, s, at)
+		takeRunning(t, c, n, s, at)
+		n.Must(t, "stop", "--time", "1", s.Name)
+		for _, cp := range [][2]string{{at("file"), s.Name + ":/root/late"}, {s.Name + ":/root/late", at("late")}} {
+			n.Must(t, "cp", cp[0], cp[1])
+		}
+		if got := describeContent(at("late")); got != "from the host\n" {
+			t.Errorf("copied in and out when the container had stopped: %q", got)
+		}
+	})
 }
 
 func copyRunning(t *testing.T, n *harness.Nerdctl, s *harness.Session, at func(...string) string) {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +23,8 @@ const (
 	clockTolerance = 10 * time.Millisecond
 	// pauseTime is how long containers are paused.
 	pauseTime = 60 * time.Second
+	// pidsLimit is what a fork bomb may fill.
+	pidsLimit = 60
 )
 
 // clockwork is a container that tells the time for each line of its input.
@@ -40,8 +43,8 @@ func newClockwork(t *testing.T, c *harness.Containerd) clockwork {
 }
 
 // off asks for the time, after running a command, and returns by how much it is certainly wrong: 0 if it lies between the host's times before
-// and after. That is all that can be known from outside; on an emulated machine these are some 50 ms apart.
-func (k clockwork) off(t *testing.T, command string) time.Duration {
+// and after. That is all that can be known from outside; the span says how far these are apart, some 50 ms on an emulated machine.
+func (k clockwork) off(t *testing.T, command string) (off, span time.Duration) {
 	t.Helper()
 	began := len(k.Stdout.String())
 	before := time.Now()
@@ -56,21 +59,27 @@ func (k clockwork) off(t *testing.T, command string) time.Duration {
 		t.Fatalf("%q: %v", text, err)
 	}
 	now := time.Unix(sec, usec*1000)
-	t.Logf("%s: the guest's time is %v after the question and %v before the answer", k.ID(), now.Sub(before.Round(0)), after.Round(0).Sub(now))
 	switch {
 	case now.Before(before):
-		return before.Sub(now)
+		off = before.Sub(now)
 	case now.After(after):
-		return now.Sub(after)
+		off = now.Sub(after)
 	}
-	return 0
+	return off, after.Sub(before)
 }
 
 // right demands that the guest's clock is the host's.
 func (k clockwork) right(t *testing.T, when string) {
 	t.Helper()
-	if off := k.off(t, ":"); off > clockTolerance {
-		t.Errorf("%s: the clock is at least %v off", when, off)
+	off, span := k.off(t, ":")
+	for range 20 { // the quickest answer says most
+		if o, s := k.off(t, ":"); s < span {
+			off, span = o, s
+		}
+	}
+	t.Logf("%s, %s: the clock is at least %v off, by an answer that took %v", k.ID(), when, off, span)
+	if off > clockTolerance {
+		t.Errorf("%s: the clock is at least %v off, by an answer that took %v", when, off, span)
 	}
 }
 
@@ -88,7 +97,7 @@ func TestGuestServices(t *testing.T) {
 	if a, b := random(frozen), random(stopped); a == b || len(a) < 64 || len(b) < 64 {
 		t.Errorf("/dev/random says %q and %q", a, b)
 	}
-	if off := frozen.off(t, "date -s 2001-02-03"); off < time.Hour {
+	if off, _ := frozen.off(t, "date -s 2001-02-03"); off < time.Hour {
 		t.Fatalf("a container with CAP_SYS_TIME could not set the guest's clock: it is %v off", off)
 	}
 	pauseFrom := time.Now()
@@ -100,9 +109,7 @@ func TestGuestServices(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	for _, rt := range networked(c) {
-		t.Run(rt, func(t *testing.T) { testInside(t, c, rt) })
-	}
+	eachRuntime(t, c, testInside)
 
 	time.Sleep(time.Until(pauseFrom.Add(pauseTime)))
 	if err := vmm.Resume(c.Context()); err != nil {
@@ -150,17 +157,18 @@ bomb() { bomb | bomb & }; bomb 2>/dev/null
 exec sleep 1000
 `
 
-func testInside(t *testing.T, c *harness.Containerd, rt string) {
-	n := c.Nerdctl(t, rt)
-	if rt == harness.RuncRuntime {
+func testInside(t *testing.T, c *harness.Containerd) {
+	n := c.Nerdctl(t, c.Runtime)
+	if !c.FC() {
 		// The host's own pattern decides where its core dumps go.
 		pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
 		if err != nil || strings.HasPrefix(string(pattern), "|") {
 			t.Skipf("core dumps go to %q", pattern)
 		}
 	}
+	other := startIdle(t, c, "")
 	before := countProcesses(t)
-	name, _ := n.Run(t, []string{"-d", "--network", "none", "--pids-limit", "60", "--memory", "128m", "--hostname", "named", "--add-host", "other:10.9.8.7",
+	name, _ := n.Run(t, []string{"-d", "--network", "none", "--pids-limit", strconv.Itoa(pidsLimit), "--memory", "128m", "--hostname", "named", "--add-host", "other:10.9.8.7",
 		"--dns", "9.9.9.9", "--dns-search", "example.org"}, "sh", "-c", insideScript)
 	var logs string
 	await(t, "the bomb", func() bool {
@@ -184,12 +192,26 @@ func testInside(t *testing.T, c *harness.Containerd, rt string) {
 		t.Errorf("hosts: %q", line(logs, "hosts"))
 	}
 	// The bomb fills the container, and only that.
-	if rt == harness.FCRuntime {
+	bombed := reload(t, c, strings.TrimSpace(n.Must(t, "inspect", "--format", "{{.ID}}", name)))
+	await(t, "the bomb to fill its container", func() bool {
+		if metrics(t, c, bombed).Pids.Current >= pidsLimit {
+			return true
+		}
+		var refused int
+		out := n.Ctl(t, "exec", name, "cat", "/sys/fs/cgroup/pids.events").Stdout // may find no room
+		_, err := fmt.Sscanf(out, "max %d", &refused)
+		return err == nil && refused > 0
+	})
+	ctx, cancel := context.WithTimeout(c.Context(), long)
+	defer cancel()
+	if out, err := execute(ctx, t, other, "beside", "echo", "alive"); err != nil || out != "alive\n" {
+		t.Errorf("exec in another container beside the bomb: %q, %v", out, err)
+	}
+	if c.FC() {
 		if now := countProcesses(t); now > before+20 { // shim, VMM and their like
 			t.Errorf("%d processes on the host, %d before the bomb", now, before)
 		}
 	}
-	t.Logf("exec beside a bomb: %v", n.Ctl(t, "exec", name, "cat", "/sys/fs/cgroup/pids.current")) // may find no room
 	n.Must(t, "kill", "--signal", "KILL", name)
 	n.Must(t, "rm", "-f", name)
 }

@@ -19,20 +19,9 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
 )
 
-// bothRuntimes runs a test with runc and with the runtime under test: what it claims must hold for either.
-func bothRuntimes(t *testing.T, c *harness.Containerd, f func(t *testing.T, c *harness.Containerd)) {
-	runtimes := []string{harness.RuncRuntime}
-	if c.FC() {
-		runtimes = append(runtimes, c.Runtime)
-	}
-	for _, rt := range runtimes {
-		t.Run(rt, func(t *testing.T) { f(t, c.As(rt)) })
-	}
-}
-
 // TestHostPid looks at a task's pid as host programs do.
 func TestHostPid(t *testing.T) {
-	bothRuntimes(t, containerd(t), func(t *testing.T, c *harness.Containerd) {
+	eachRuntime(t, containerd(t), func(t *testing.T, c *harness.Containerd) {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, "volume"), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -102,7 +91,7 @@ func same(t *testing.T, a, b string) bool {
 
 // TestHooks has a hook at each point note its name and what it was told, and then one fail.
 func TestHooks(t *testing.T) {
-	bothRuntimes(t, containerd(t), func(t *testing.T, c *harness.Containerd) {
+	eachRuntime(t, containerd(t), func(t *testing.T, c *harness.Containerd) {
 		dir := t.TempDir()
 		trace := filepath.Join(dir, "trace")
 		hook := func(script string) []specs.Hook {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,59 +22,58 @@ import (
 // readLimits prints what a container finds of its limits, one a line.
 const readLimits = `cd /sys/fs/cgroup; cat memory.max pids.max cpu.max cpu.weight; nproc; ulimit -Sn; ulimit -Hn; ulimit -Sc`
 
+// lastCPU is another CPU than the first one, if there are two.
+func lastCPU() string { return strconv.Itoa(runtime.NumCPU() - 1) }
+
 // TestLimits asks nerdctl for every limit that it has a flag for, reads them back inside, and, of a VM, outside.
 func TestLimits(t *testing.T) {
 	c := containerd(t)
-	for _, rt := range networked(c) {
-		t.Run(rt, func(t *testing.T) {
-			n := c.Nerdctl(t, rt)
-			name, _ := n.Run(t, []string{
-				"-d", "--network", "none", "--memory", "64m", "--cpus", "1.5", "--cpu-shares", "512", "--cpuset-cpus", "0",
-				"--pids-limit", "77", "--ulimit", "nofile=100:200", "--ulimit", "core=0",
-			}, "sleep", "1000")
-			got := n.Must(t, "exec", name, "sh", "-c", readLimits+"; grep MemTotal /proc/meminfo")
-			lines := strings.Split(got, "\n")
-			weight := "20" // of 512 shares; newer runc and libcontainer: 59
-			if len(lines) > 4 && lines[3] == "59" {
-				weight = "59"
-			}
-			want := []string{"67108864", "77", "150000 100000", weight, "1", "100", "200", "0"}
-			if len(lines) < len(want)+1 || !slices.Equal(lines[:len(want)], want) {
-				t.Fatalf("inside: %q, want %q", got, want)
-			}
-			if rt != harness.FCRuntime {
-				return
-			}
-			var kib int
-			if _, err := fmt.Sscanf(lines[len(want)], "MemTotal: %d kB", &kib); err != nil || kib < 64<<10 || kib > (64+1+64)<<10 {
-				t.Errorf("a machine for 64 MiB: %q, %v", lines[len(want)], err)
-			}
-			id := strings.TrimSpace(n.Must(t, "inspect", "--format", "{{.ID}}", name))
-			dir := onHost(t, c, id, harness.Namespace+"/"+id)
-			demandLimits(t, dir, map[string]string{"cpu.max": "150000 100000", "cpuset.cpus.effective": "0",
-				"memory.max": strconv.Itoa((129 + 2 + 128) << 20)})
-			confined(t, c, id, "0")
-			updateLimits(t, c, id, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr[int64](50_000), Cpus: "1"}})
-			demandLimits(t, dir, map[string]string{"cpu.max": "50000 100000", "cpuset.cpus.effective": "1"})
-			confined(t, c, id, "1")
-		})
-	}
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+		n := c.Nerdctl(t, c.Runtime)
+		name, _ := n.Run(t, []string{
+			"-d", "--network", "none", "--memory", "64m", "--cpus", "1.5", "--cpu-shares", "512", "--cpuset-cpus", "0",
+			"--pids-limit", "77", "--ulimit", "nofile=100:200", "--ulimit", "core=0",
+		}, "sleep", "1000")
+		got := n.Must(t, "exec", name, "sh", "-c", readLimits+"; grep MemTotal /proc/meminfo")
+		lines := strings.Split(got, "\n")
+		weight := "20" // of 512 shares; newer runc and libcontainer: 59
+		if len(lines) > 4 && lines[3] == "59" {
+			weight = "59"
+		}
+		want := []string{"67108864", "77", "150000 100000", weight, "1", "100", "200", "0"}
+		if len(lines) < len(want)+1 || !slices.Equal(lines[:len(want)], want) {
+			t.Fatalf("inside: %q, want %q", got, want)
+		}
+		if !c.FC() {
+			return
+		}
+		var kib int
+		if _, err := fmt.Sscanf(lines[len(want)], "MemTotal: %d kB", &kib); err != nil || kib < 64<<10 || kib > (64+1+64)<<10 {
+			t.Errorf("a machine for 64 MiB: %q, %v", lines[len(want)], err)
+		}
+		id := strings.TrimSpace(n.Must(t, "inspect", "--format", "{{.ID}}", name))
+		dir := onHost(t, c, id, harness.Namespace+"/"+id)
+		demandLimits(t, dir, map[string]string{"cpu.max": "150000 100000", "cpu.weight": "59", "cpuset.cpus.effective": "0",
+			"memory.max": strconv.Itoa((129 + 2 + 128) << 20)})
+		confined(t, c, id, "0")
+		updateLimits(t, c, id, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr[int64](50_000), Cpus: lastCPU()}})
+		demandLimits(t, dir, map[string]string{"cpu.max": "50000 100000", "cpuset.cpus.effective": lastCPU()})
+		confined(t, c, id, lastCPU())
+	})
 }
 
 // TestLimitsByCtr does the same with ctr's flags, which are fewer.
 func TestLimitsByCtr(t *testing.T) {
 	c := containerd(t)
-	for _, rt := range networked(c) {
-		t.Run(rt, func(t *testing.T) {
-			got := c.As(rt).Sh(t, []string{
-				"--memory-limit", "67108864", "--cpus", "1.5", "--cpuset-cpus", "1", "--rlimit-nofile", "100:200",
-				"--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro",
-			}, "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); cat memory.max cpu.max; nproc; ulimit -Sn; ulimit -Hn")
-			if want := "67108864\n150000 100000\n1\n100\n200\n"; got != want {
-				t.Errorf("inside: %q, want %q", got, want)
-			}
-		})
-	}
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+		got := c.Sh(t, []string{
+			"--memory-limit", "67108864", "--cpus", "1.5", "--cpuset-cpus", lastCPU(), "--rlimit-nofile", "100:200",
+			"--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro",
+		}, "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); cat memory.max cpu.max; nproc; ulimit -Sn; ulimit -Hn")
+		if want := "67108864\n150000 100000\n1\n100\n200\n"; got != want {
+			t.Errorf("inside: %q, want %q", got, want)
+		}
+	})
 }
 
 // onHost finds the cgroup of a VM, which must be path, and returns its folder; hosts with cgroup v1 skip what follows.

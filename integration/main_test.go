@@ -50,6 +50,18 @@ func containerd(t *testing.T) *harness.Containerd {
 	return shared.c
 }
 
+// eachRuntime runs a test with runc, for comparison, and with the runtime under test: each must behave like the other.
+func eachRuntime(t *testing.T, c *harness.Containerd, test func(t *testing.T, c *harness.Containerd)) {
+	t.Helper()
+	runtimes := []string{harness.RuncRuntime}
+	if c.FC() {
+		runtimes = append(runtimes, c.Runtime)
+	}
+	for _, rt := range runtimes {
+		t.Run(rt, func(t *testing.T) { test(t, c.As(rt)) })
+	}
+}
+
 // fcOnly skips a test of what runc does not have.
 func fcOnly(t *testing.T, c *harness.Containerd) {
 	t.Helper()

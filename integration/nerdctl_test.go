@@ -12,39 +12,23 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
 )
 
-// fcNetwork says whether this project's runtime has a network.
-const fcNetwork = true
-
-// networked are the runtimes that the tests of networks run with, each of which must behave like the other.
-func networked(c *harness.Containerd) []string {
-	runtimes := []string{harness.RuncRuntime}
-	if c.FC() && fcNetwork {
-		runtimes = append(runtimes, c.Runtime)
-	}
-	return runtimes
-}
-
 // TestNerdctlRun runs a container in nerdctl's default network, of which it gets an address and a default route.
 func TestNerdctlRun(t *testing.T) {
 	c := containerd(t)
-	for _, rt := range networked(c) {
-		t.Run(rt, func(t *testing.T) {
-			n := c.Nerdctl(t, rt)
-			_, out := n.Run(t, []string{"--rm"}, "sh", "-c", showAddress)
-			checkAddress(t, out, harness.NerdctlSubnet)
-		})
-	}
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+		n := c.Nerdctl(t, c.Runtime)
+		_, out := n.Run(t, []string{"--rm"}, "sh", "-c", showAddress)
+		checkAddress(t, out, harness.NerdctlSubnet)
+	})
 }
 
 // TestCNI runs a container with `ctr run --cni`.
 func TestCNI(t *testing.T) {
 	c := containerd(t)
-	for _, rt := range networked(c) {
-		t.Run(rt, func(t *testing.T) {
-			c.CNI(t)
-			checkAddress(t, c.Must(t, "run", "--rm", "--cni", "--runtime", rt, harness.Image, c.ID(t), "sh", "-c", showAddress), harness.CNISubnet)
-		})
-	}
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+		c.CNI(t)
+		checkAddress(t, c.Must(t, "run", "--rm", "--cni", "--runtime", c.Runtime, harness.Image, c.ID(t), "sh", "-c", showAddress), harness.CNISubnet)
+	})
 }
 
 // showAddress prints a container's address, as one line, and then its routes.
@@ -69,22 +53,21 @@ func checkAddress(t *testing.T, out, subnet string) {
 // TestNerdctlPublish publishes a TCP port of a container in the background, and asks for it on the host.
 func TestNerdctlPublish(t *testing.T) {
 	c := containerd(t)
-	for i, rt := range networked(c) {
-		t.Run(rt, func(t *testing.T) {
-			n := c.Nerdctl(t, rt)
-			port := 18080 + i
-			const page = "served from a container"
-			name, _ := n.Run(t, []string{"-d", "-p", fmt.Sprintf("127.0.0.1:%d:80", port)},
-				"sh", "-c", "echo "+page+" >/tmp/index.html && exec httpd -f -p 80 -h /tmp")
-			got, err := get(fmt.Sprintf("http://127.0.0.1:%d/", port))
-			if err != nil {
-				t.Fatalf("%v; the container says: %v", err, n.Ctl(t, "logs", name))
-			}
-			if strings.TrimSpace(got) != page {
-				t.Errorf("the published port says %q, want %q", got, page)
-			}
-		})
-	}
+	port := 18080
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+		n := c.Nerdctl(t, c.Runtime)
+		port++ // the host may remember connections with the other one's
+		const page = "served from a container"
+		name, _ := n.Run(t, []string{"-d", "-p", fmt.Sprintf("127.0.0.1:%d:80", port)},
+			"sh", "-c", "echo "+page+" >/tmp/index.html && exec httpd -f -p 80 -h /tmp")
+		got, err := get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+		if err != nil {
+			t.Fatalf("%v; the container says: %v", err, n.Ctl(t, "logs", name))
+		}
+		if strings.TrimSpace(got) != page {
+			t.Errorf("the published port says %q, want %q", got, page)
+		}
+	})
 }
 
 // get asks until somebody listens, since nothing tells when a server in a container does.

@@ -43,9 +43,7 @@ var posixLeftOut = []string{"FcntlFlockLocksFile", "OpenSymlinkRace"}
 func TestPOSIX(t *testing.T) {
 	c := containerd(t)
 	results := map[string]map[string]string{}
-	for _, rt := range both(c) {
-		t.Run(rt, func(t *testing.T) { results[rt] = runPOSIX(t, c.As(rt)) })
-	}
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) { results[c.Runtime] = runPOSIX(t, c) })
 	runc, fc := results[harness.RuncRuntime], results[harness.FCRuntime]
 	for _, name := range slices.Sorted(maps.Keys(runc)) {
 		if runc[name] == "FAIL" {
@@ -64,14 +62,6 @@ func TestPOSIX(t *testing.T) {
 			t.Errorf("%s: %s, with runc %s", name, fc[name], runc[name])
 		}
 	}
-}
-
-// both are runc's runtime, for comparison, and the one under test.
-func both(c *harness.Containerd) []string {
-	if c.FC() {
-		return []string{harness.RuncRuntime, c.Runtime}
-	}
-	return []string{harness.RuncRuntime}
 }
 
 func runPOSIX(t *testing.T, c *harness.Containerd) map[string]string {

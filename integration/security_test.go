@@ -66,14 +66,15 @@ stat -c '%n %t:%T %a' /dev/fuse /dev/nothing /dev/net/tun; echo x >/dev/nothing 
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			outputs := map[string]string{}
-			for _, rt := range networked(c) {
-				_, outputs[rt] = c.Nerdctl(t, rt).Run(t, append([]string{"--rm", "--network", "none"}, tt.flags...), "sh", "-c", readSecurity+tt.script)
+			eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+				_, out := c.Nerdctl(t, c.Runtime).Run(t, append([]string{"--rm", "--network", "none"}, tt.flags...), "sh", "-c", readSecurity+tt.script)
+				outputs[c.Runtime] = out
 				for _, line := range tt.want {
-					if !strings.Contains("\n"+outputs[rt], "\n"+line+"\n") {
-						t.Errorf("%s: no line %q", rt, line)
+					if !strings.Contains("\n"+out, "\n"+line+"\n") {
+						t.Errorf("no line %q", line)
 					}
 				}
-			}
+			})
 			if fc := outputs[harness.FCRuntime]; c.FC() && fc != outputs[harness.RuncRuntime] {
 				t.Errorf("runc and the VM differ:\n%s", difference(outputs[harness.RuncRuntime], fc))
 			}

@@ -21,15 +21,6 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
 )
 
-// eachRuntime runs a test with the runtime under test and, for comparison, with runc.
-func eachRuntime(t *testing.T, test func(t *testing.T, c *harness.Containerd)) {
-	c := containerd(t)
-	if c.FC() {
-		t.Run("runc", func(t *testing.T) { test(t, c.As(harness.RuncRuntime)) })
-	}
-	t.Run("tested", func(t *testing.T) { test(t, c) })
-}
-
 // gate is a client that reads only while it is open. It keeps no output but its size and sum.
 type gate struct {
 	mu   sync.Mutex
@@ -95,8 +86,8 @@ func repeated(n int) string {
 
 // TestMuchOutput sends far more through an output stream than anything on its way could hold.
 func TestMuchOutput(t *testing.T) {
-	eachRuntime(t, func(t *testing.T, c *harness.Containerd) {
-		n := max(amount(t, envStream, 60)<<20/streamSize, 1)
+	eachRuntime(t, containerd(t), func(t *testing.T, c *harness.Containerd) {
+		n := (amount(t, envStream, 60)<<20 + streamSize - 1) / streamSize
 		_, opts := data(t, fmt.Sprintf("i=0; while [ $i -lt %d ]; do cat /data/noise || exit; i=$((i+1)); done", n))
 		g := newGate()
 		task, exit := taskTo(t, c, g, opts...)
@@ -132,7 +123,7 @@ func TestMuchOutput(t *testing.T) {
 
 // TestSlowReader has a client that does not read for a while: the process must wait, no memory be taken, and nothing get lost.
 func TestSlowReader(t *testing.T) {
-	eachRuntime(t, func(t *testing.T, c *harness.Containerd) {
+	eachRuntime(t, containerd(t), func(t *testing.T, c *harness.Containerd) {
 		dir, opts := data(t, "echo; until [ -e /data/go ]; do sleep 0.1; done; cat /data/noise; touch /data/done; sleep 1000")
 		g := newGate()
 		task, _ := taskTo(t, c, g, opts...)
@@ -180,7 +171,7 @@ func TestSlowReader(t *testing.T) {
 // TestDetachAndAttach has clients that go away without a word, somebody who writes meanwhile, and others that take over. Only
 // CloseIO ends the input, and only when the last client's end is closed.
 func TestDetachAndAttach(t *testing.T) {
-	eachRuntime(t, func(t *testing.T, c *harness.Containerd) {
+	eachRuntime(t, containerd(t), func(t *testing.T, c *harness.Containerd) {
 		ctx, cancel := context.WithTimeout(c.Context(), 5*long)
 		defer cancel()
 		container, err := c.NewContainer(ctx, t, "", oci.WithProcessArgs("sh", "-c",

@@ -66,7 +66,7 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
-func metrics(t *testing.T, c *harness.Containerd, task *harness.Task) *stats.Metrics {
+func metrics(t *testing.T, c *harness.Containerd, task client.Task) *stats.Metrics {
 	t.Helper()
 	m, err := task.Metrics(c.Context())
 	if err != nil {
@@ -106,31 +106,28 @@ func TestMetrics(t *testing.T) {
 	c := containerd(t)
 	fcOnly(t, c) // and runc, for comparison
 	running, ended := map[string]string{}, map[string]string{}
-	for _, runtime := range []string{harness.RuncRuntime, harness.FCRuntime} {
-		t.Run(runtime, func(t *testing.T) {
-			c := c.As(runtime)
-			task := startIdle(t, c, "", oci.WithMemoryLimit(64<<20), oci.WithPidsLimit(50))
-			m := metrics(t, c, task)
-			running[runtime] = given(m)
-			if m.Memory.UsageLimit != 64<<20 || m.Pids.Limit != 50 || m.Pids.Current == 0 {
-				t.Errorf("metrics: %v", m)
-			}
-			if table := c.Must(t, "task", "metrics", task.ID()); !strings.Contains(table, "memory.usage") {
-				t.Errorf("ctr task metrics: %s", table)
-			}
-			kill(t, c, task, 15)
-			if code := task.Await(t, long); code != 7 {
-				t.Errorf("status %d", code)
-			}
-			m = metrics(t, c, task)
-			ended[runtime] = given(m)
-			if m.Pids.Current != 0 {
-				t.Errorf("pids after the end: %v", m.Pids)
-			}
-			t.Logf("running: %s; ended: %s", running[runtime], ended[runtime])
-			c.Delete(t, task)
-		})
-	}
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+		task := startIdle(t, c, "", oci.WithMemoryLimit(64<<20), oci.WithPidsLimit(50))
+		m := metrics(t, c, task)
+		running[c.Runtime] = given(m)
+		if m.Memory.UsageLimit != 64<<20 || m.Pids.Limit != 50 || m.Pids.Current == 0 {
+			t.Errorf("metrics: %v", m)
+		}
+		if table := c.Must(t, "task", "metrics", task.ID()); !strings.Contains(table, "memory.usage") {
+			t.Errorf("ctr task metrics: %s", table)
+		}
+		kill(t, c, task, 15)
+		if code := task.Await(t, long); code != 7 {
+			t.Errorf("status %d", code)
+		}
+		m = metrics(t, c, task)
+		ended[c.Runtime] = given(m)
+		if m.Pids.Current != 0 {
+			t.Errorf("pids after the end: %v", m.Pids)
+		}
+		t.Logf("running: %s; ended: %s", running[c.Runtime], ended[c.Runtime])
+		c.Delete(t, task)
+	})
 	if f, r := running[harness.FCRuntime], running[harness.RuncRuntime]; f != r {
 		t.Errorf("of a running container runc gives %s; fc gives %s", r, f)
 	}

@@ -19,42 +19,40 @@ const seenWithin = time.Second + 200*time.Millisecond
 // TestVolumes gives a container each kind of mount that nerdctl has, and looks at them from both sides.
 func TestVolumes(t *testing.T) {
 	c := containerd(t)
-	for _, rt := range both(c) {
-		t.Run(rt, func(t *testing.T) {
-			base := scratch(t)
-			at := func(elem ...string) string { return filepath.Join(append([]string{base}, elem...)...) }
-			for _, d := range []string{"rw", "ro/sub", "rro/sub", "slave", "conf/..1", "conf/..2"} {
-				if err := os.MkdirAll(at(d), 0o755); err != nil {
-					t.Fatal(err)
-				}
-			}
-			for _, d := range []string{"ro/sub", "rro/sub", "slave"} {
-				mountTmpfs(t, at(d))
-			}
-			if err := unix.Mount("", at("slave"), "", unix.MS_SHARED, ""); err != nil {
+	eachRuntime(t, c, func(t *testing.T, c *harness.Containerd) {
+		base := scratch(t)
+		at := func(elem ...string) string { return filepath.Join(append([]string{base}, elem...)...) }
+		for _, d := range []string{"rw", "ro/sub", "rro/sub", "slave", "conf/..1", "conf/..2"} {
+			if err := os.MkdirAll(at(d), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Mkdir(at("slave", "later"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			write(t, at("file"), "in a file\n")
-			configMap(t, at("conf"))
-			self, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
+		}
+		for _, d := range []string{"ro/sub", "rro/sub", "slave"} {
+			mountTmpfs(t, at(d))
+		}
+		if err := unix.Mount("", at("slave"), "", unix.MS_SHARED, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(at("slave", "later"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, at("file"), "in a file\n")
+		configMap(t, at("conf"))
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
 
-			n := c.Nerdctl(t, rt)
-			t.Cleanup(func() { n.Must(t, "volume", "rm", "-f", "fctest-named") })
-			s := n.Session(t, "--network", "none", "--read-only", "--tmpfs", "/t:size=2m,mode=0751", "--shm-size", "3m",
-				"-v", at("rw")+":/rw", "-v", at("ro")+":/ro:ro", "-v", at("rro")+":/rro:rro,rprivate", "-v", at("file")+":/etc/file",
-				"-v", at("conf")+":/conf:ro", "-v", at("slave")+":/slave:rslave", "-v", at("slave")+":/private:rprivate",
-				"-v", "fctest-named:/named", "-v", "/anon", "-v", self+":/check:ro")
-			t.Run("kinds", func(t *testing.T) { volumeKinds(t, n, s, at) })
-			t.Run("live", func(t *testing.T) { volumesLive(t, s, at) })
-			t.Run("propagation", func(t *testing.T) { volumePropagation(t, s, at) })
-		})
-	}
+		n := c.Nerdctl(t, c.Runtime)
+		t.Cleanup(func() { n.Must(t, "volume", "rm", "-f", "fctest-named") })
+		s := n.Session(t, "--network", "none", "--read-only", "--tmpfs", "/t:size=2m,mode=0751", "--shm-size", "3m",
+			"-v", at("rw")+":/rw", "-v", at("ro")+":/ro:ro", "-v", at("rro")+":/rro:rro,rprivate", "-v", at("file")+":/etc/file",
+			"-v", at("conf")+":/conf:ro", "-v", at("slave")+":/slave:rslave", "-v", at("slave")+":/private:rprivate",
+			"-v", "fctest-named:/named", "-v", "/anon", "-v", self+":/check:ro")
+		t.Run("kinds", func(t *testing.T) { volumeKinds(t, n, s, at) })
+		t.Run("live", func(t *testing.T) { volumesLive(t, s, at) })
+		t.Run("propagation", func(t *testing.T) { volumePropagation(t, s, at) })
+	})
 }
 
 func volumeKinds(t *testing.T, n *harness.Nerdctl, s *harness.Session, at func(...string) string) {
