@@ -103,7 +103,7 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 		h.network = network.Open(ns)
 	}
 	if err == nil {
-		err = h.cgroup.add(h.holder.Pid())
+		err = h.holder.WithPid(h.cgroup.add)
 	}
 	if err != nil {
 		return nil, err
