@@ -151,7 +151,7 @@ func (h *host) watch(ctx context.Context, c *container) {
 			return
 		case sig := <-h.signals:
 			if err := c.kill(ctx, c.init, uint32(sig), false); err != nil && !errdefs.IsNotFound(err) {
-				logger.WithError(err).Warnf("a %s to its process on the host did not reach the container", unix.SignalName(sig))
+				logger.WithError(err).Warnf("signal %d to its process on the host did not reach the container", sig)
 			}
 		case <-h.holder.Done():
 			if h.closing.Load() {
