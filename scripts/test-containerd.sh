@@ -14,9 +14,9 @@ if [ "${1:-}" = --in-machine ]; then
 	if [ -z "${FC_UNSHARED:-}" ]; then
 		FC_UNSHARED=1 exec unshare --mount --propagation slave "$0" "$@"
 	fi
-	# What is needed of the host may lie below these places, as FC_SCRATCH itself may: names are relative, and it is put back.
+	# The tree and the work folder may lie below these places, and are put back; so may FC_SCRATCH, hence relative names.
 	cd "$FC_SCRATCH"
-	places=(/var/lib /tmp /usr/local) needed=("$root" "$cache")
+	places=(/var/lib /tmp /usr/local) needed=("$root" "$work")
 	for n in "${!needed[@]}"; do
 		mkdir "needed-$n"
 		mount --no-canonicalize --rbind "${needed[n]}" "./needed-$n"
