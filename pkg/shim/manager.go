@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"syscall"
 
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/nsthread"
 )
 
 // RuntimeName is what clients call this runtime.
@@ -264,18 +264,14 @@ func awaitHandover(abandon func()) error {
 // startPrivate starts a command in a new mount namespace that hears of the host's mounts but tells of none. Go's own way
 // (Unshareflags) would make everything private, deaf to the host too.
 func startPrivate(cmd *exec.Cmd) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread, with its namespace, ends with this goroutine
-		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+	return nsthread.Do(func() error {
+		err := unix.Unshare(unix.CLONE_NEWNS)
 		if err == nil {
 			err = unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
 		}
 		if err != nil {
-			done <- fmt.Errorf("make a mount namespace: %w", err)
-			return
+			return fmt.Errorf("make a mount namespace: %w", err)
 		}
-		done <- cmd.Start()
-	}()
-	return <-done
+		return cmd.Start()
+	})
 }
