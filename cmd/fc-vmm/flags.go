@@ -26,6 +26,13 @@ Usage: fc-vmm [OPTION]...      (--name VALUE and --name=VALUE are the same)
   --level LEVEL        Off, Error, Warn, Info, Debug or Trace (default Info)
   --parent-fd N        inherited read end of a pipe: when its other end closes,
                        this process is killed at once, whatever it is doing
+  --boot-timer         give the guest a byte at 0xc0000000: when its init writes 123
+                       there, log the wall and CPU time since InstanceStart
+  --start-time-us N, --start-time-cpu-us N, --parent-cpu-time-us N
+                       when whoever started this process began to, in us: by
+                       CLOCK_MONOTONIC; by this process's CPU time; and the CPU
+                       time that was spent on it before. The log then has the
+                       time from there until the API was served
   --version            print the version
   --help               print this
 
@@ -58,6 +65,8 @@ type settings struct {
 	logPath     string
 	level       string
 	parentFD    int
+	bootTimer   bool
+	startup     startup
 	showVersion bool
 }
 
@@ -74,6 +83,10 @@ func parseFlags(args []string) (settings, error) {
 	f.StringVar(&s.logPath, "log-path", "", "")
 	f.StringVar(&s.level, "level", "Info", "")
 	f.IntVar(&s.parentFD, "parent-fd", -1, "")
+	f.BoolVar(&s.bootTimer, "boot-timer", false, "")
+	f.Uint64Var(&s.startup.wallUS, "start-time-us", 0, "")
+	f.Uint64Var(&s.startup.cpuUS, "start-time-cpu-us", 0, "")
+	f.Uint64Var(&s.startup.parentCPUUS, "parent-cpu-time-us", 0, "")
 	f.BoolVar(&s.showVersion, "version", false, "")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -83,6 +96,7 @@ func parseFlags(args []string) (settings, error) {
 	}
 	given := make(map[string]bool)
 	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
+	s.startup.wall, s.startup.cpu = given["start-time-us"], given["start-time-cpu-us"]
 	return s, s.check(f.Args(), given)
 }
 

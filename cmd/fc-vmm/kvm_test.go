@@ -7,6 +7,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,6 +97,53 @@ func TestStatusFromFile(t *testing.T) {
 			ws, out := start(t, nil, "--no-api", "--config-file", path, "--level", "error").end(t)
 			if !ws.Exited() || ws.ExitStatus() != tt.status || !strings.HasPrefix(out, "hello") {
 				t.Errorf("ended with %v, want status %d:\n%s", ws, tt.status, out)
+			}
+		})
+	}
+}
+
+// bootTimer is code that writes v to the boot timer at an offset: mov byte [0xc0000000+offset], v.
+func bootTimer(offset, v byte) []byte {
+	return []byte{0xc6, 0x05, offset, 0, 0, 0xc0, v}
+}
+
+// The log says when a guest has booted, and how long each phase took, once, however often the guest says so.
+func TestBootTimer(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	off := port(0x600, 5<<2|1<<5)
+	booted := slices.Concat(bootTimer(1, 123), bootTimer(0, 122), bootTimer(0, 123), bootTimer(0, 123), off)
+	const bootLine, phases = "Guest-boot-time = ", " api=.* boot=.* configure=.* devices=.* exec=.* kernel=.* memory=.* total=.* vcpus=.*"
+	tests := []struct {
+		name           string
+		args           []string
+		code           []byte
+		lines          int // that tell of a boot
+		phases, absent string
+	}{
+		{"booted", []string{"--boot-timer", "--level", "debug", "--start-time-us", "1"}, booted, 1, phases, ""},
+		{"no debug", []string{"--boot-timer"}, booted, 1, "", "microVM started"},
+		{"never booted", []string{"--boot-timer", "--level", "debug"}, off, 0, " api=.* total=.* vcpus=.*", " boot="},
+		{"no boot timer", []string{"--level", "debug"}, booted, 0, " api=.* total=.* vcpus=.*", " boot="},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "vm.json")
+			text := `{"boot-source": {"kernel_image_path": "` + kernel(t, "hello", append(tt.code, spin...)...) + `"}}`
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ws, out := start(t, nil, append(tt.args, "--no-api", "--config-file", path)...).end(t)
+			if !ws.Exited() || ws.ExitStatus() != config.StatusPoweredOff {
+				t.Errorf("ended with %v:\n%s", ws, out)
+			}
+			if n := strings.Count(out, bootLine); n != tt.lines {
+				t.Errorf("%d lines of a boot, want %d:\n%s", n, tt.lines, out)
+			}
+			if n := len(regexp.MustCompile("microVM started.*"+tt.phases).FindAllString(out, -1)); tt.phases != "" && n != 1 {
+				t.Errorf("%d lines of the phases, want 1:\n%s", n, out)
+			}
+			if tt.absent != "" && strings.Contains(out, tt.absent) {
+				t.Errorf("%q is there:\n%s", tt.absent, out)
 			}
 		})
 	}

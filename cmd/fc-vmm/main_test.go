@@ -112,6 +112,7 @@ func TestEndsAtOnce(t *testing.T) {
 		{[]string{"--api-fd=-1"}, 1, "--api-fd is -1"},
 		{[]string{"--api-fd", "77"}, 1, "--api-fd is 77: want an inherited, listening socket"},
 		{[]string{"--api-fd", "three"}, 1, "api-fd"},
+		{[]string{"--start-time-us", "-1"}, 1, `"-1" for flag -start-time-us`},
 		{[]string{"--parent-fd", "77"}, 1, "--parent-fd 77: bad file descriptor"},
 		{[]string{"--parent-fd", "0"}, 1, "--parent-fd 0: want the read end of a pipe"},
 		{[]string{"--api-sock", here}, 1, "that exists"},

@@ -30,6 +30,7 @@ const (
 
 // run is the program: it returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
+	began := time.Now()
 	if len(args) > 0 && args[0] == "hold" {
 		if err := runHold(args[1:]); err != nil {
 			fmt.Fprintln(stderr, "fc-vmm hold:", err)
@@ -48,7 +49,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if err == nil {
 		var status int
-		if status, err = serve(&s, stdout, stderr); err == nil {
+		if status, err = serve(&s, stdout, stderr, began); err == nil {
 			return status
 		}
 	}
@@ -57,7 +58,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 // serve runs the microVM to its end. An error means that no guest ran.
-func serve(s *settings, stdout, stderr io.Writer) (int, error) {
+func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) {
 	if s.parentFD >= 0 {
 		if err := parent.Follow(s.parentFD); err != nil {
 			return 0, err
@@ -72,10 +73,13 @@ func serve(s *settings, stdout, stderr io.Writer) (int, error) {
 		return 0, err
 	}
 	defer closeLog()
+	phases := s.startup.timeline(began)
 
 	booted := make(chan *vmm.Machine, 1)
 	server := api.NewServer(api.Options{ID: s.id, Version: version(), Boot: func(ctx context.Context, cfg config.VM) (api.Machine, error) {
-		m, err := boot(ctx, cfg, stdout)
+		phases.Mark("configure")
+		cfg.BootTimer = s.bootTimer
+		m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases})
 		if err != nil {
 			return nil, err // not m: it would be no nil interface
 		}
@@ -94,6 +98,8 @@ func serve(s *settings, stdout, stderr io.Writer) (int, error) {
 			l.Close() // which Serve may not have come to
 		}()
 	}
+	s.startup.log()
+	phases.Mark("api")
 	failed := make(chan error, 1)
 	go func() {
 		// First the file: no client's request comes before it.
@@ -157,8 +163,8 @@ func lastMachine(server *api.Server, booted <-chan *vmm.Machine, signals <-chan 
 }
 
 // boot makes a machine run.
-func boot(ctx context.Context, cfg config.VM, console io.Writer) (*vmm.Machine, error) {
-	m, err := vmm.New(ctx, cfg, vmm.Options{Console: console})
+func boot(ctx context.Context, cfg config.VM, opts vmm.Options) (*vmm.Machine, error) {
+	m, err := vmm.New(ctx, cfg, opts)
 	if err != nil {
 		return nil, err
 	}

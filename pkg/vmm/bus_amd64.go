@@ -1,8 +1,6 @@
 package vmm
 
 import (
-	"time"
-
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/legacy"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/mmio"
@@ -20,11 +18,10 @@ const (
 
 // MMIO. Windows of virtio devices follow the boot timer's, a page each; their GSIs count from firstGSI.
 const (
-	bootTimerAddr  = 0xc0000000
-	bootTimerValue = 123
-	virtioAddr     = 0xc0001000
-	firstGSI       = 5
-	lastGSI        = 23
+	bootTimerAddr = 0xc0000000
+	virtioAddr    = 0xc0001000
+	firstGSI      = 5
+	lastGSI       = 23
 )
 
 // handleIO carries out a port access: the bytes of one access go to consecutive ports, the accesses of a string
@@ -87,8 +84,7 @@ func (m *Machine) handleMMIO(a kvm.MMIO) {
 		}
 		return
 	}
-	if a.Addr == bootTimerAddr && len(a.Data) > 0 && a.Data[0] == bootTimerValue {
-		// Once: the guest may write as often as it likes.
-		m.booted.Do(func() { m.log.WithField("elapsed", time.Since(m.startedAt)).Info("guest has booted") })
+	if m.bootTimer != nil && a.Addr >= bootTimerAddr && a.Addr < virtioAddr {
+		m.bootTimer.Write(a.Addr-bootTimerAddr, a.Data)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
@@ -22,7 +21,7 @@ func (m *Machine) wrongState(op string) error {
 }
 
 // Start lets the vCPUs run. A machine starts once.
-func (m *Machine) Start(ctx context.Context) error {
+func (m *Machine) Start(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.State() != config.NotStarted {
@@ -33,7 +32,9 @@ func (m *Machine) Start(ctx context.Context) error {
 	for _, v := range m.vcpus {
 		go v.loop(m.handleExit, func(err error) { m.finish(Exit{Reason: Fault, Err: fmt.Errorf("vCPU %d: %w", v.id, err)}) })
 	}
-	log.G(ctx).WithField("vcpus", len(m.vcpus)).Debug("machine runs")
+	if m.bootTimer == nil {
+		m.logTimeline() // else the guest's boot is still to come
+	}
 	return nil
 }
 
@@ -194,6 +195,10 @@ func (m *Machine) end() {
 		errs = append(errs, err)
 	case <-t.C:
 		errs = append(errs, fmt.Errorf("ending the devices took longer than %s: %w", closeTimeout, context.DeadlineExceeded))
+	}
+	m.report.pending.Wait() // for the log alone, as the lines below
+	if started {
+		m.logTimeline() // of a guest that never told of its boot
 	}
 	left := errors.Join(errs...)
 	entry := m.log.WithField("reason", m.exit.Reason.String())

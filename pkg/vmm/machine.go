@@ -35,12 +35,14 @@ type Machine struct {
 	i8042   *legacy.I8042
 	sleep   legacy.SleepControl
 	pvpanic legacy.PVPanic
-	devices []*device
+	// bootTimer is nil in a machine without one.
+	bootTimer *legacy.BootTimer
+	devices   []*device
 	// files are the serial port's file and the lines of the legacy devices: closed after the devices, before the vCPUs.
 	files []io.Closer
 
 	startedAt time.Time
-	booted    sync.Once
+	report    report
 
 	mu    sync.Mutex   // serialises Start, Pause, Resume and the end, which alone set state
 	state atomic.Value // a config.State, to be read while a Pause is under way
@@ -62,10 +64,7 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	}
 	m := &Machine{log: log.G(ctx), ended: make(chan struct{})}
 	m.state.Store(config.NotStarted)
-	phase := func(name string) {
-		m.log.WithFields(log.Fields{"phase": name, "elapsed": time.Since(begin)}).Debug("machine is being built")
-	}
-	phase("config")
+	m.report.timeline = opts.Timeline
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.release(true))
@@ -79,23 +78,26 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	if err := m.createVM(sys, &cfg); err != nil {
 		return nil, err
 	}
-	phase("memory")
+	opts.Timeline.Mark("memory")
 	if err := m.addLegacy(&cfg, opts); err != nil {
 		return nil, err
+	}
+	if cfg.BootTimer {
+		m.bootTimer = &legacy.BootTimer{Booted: m.measureBoot(begin)}
 	}
 	if err := m.addDevices(&cfg); err != nil {
 		return nil, err
 	}
-	phase("devices")
+	opts.Timeline.Mark("devices")
 	entry, err := m.loadKernel(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	phase("kernel")
+	opts.Timeline.Mark("kernel")
 	if err := m.createVCPUs(sys, cfg.Machine.VCPUCount, entry); err != nil {
 		return nil, err
 	}
-	phase("vcpus")
+	opts.Timeline.Mark("vcpus")
 	return m, nil
 }
 

@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/legacy"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
 )
 
@@ -305,18 +308,38 @@ func TestStateDoesNotWait(t *testing.T) {
 	}
 }
 
-// A guest may write to the boot timer for ever; the log has one line of it.
+// A guest may write to the boot timer for ever; the log has one line of it, and none in a machine without one.
 func TestBootTimerLogsOnce(t *testing.T) {
 	var lines buffer
 	logger := log.L.Logger
 	defer logger.SetOutput(logger.Out)
 	logger.SetOutput(&lines)
-	m := &Machine{log: log.L, startedAt: time.Now()}
-	for range 100 {
-		m.handleMMIO(kvm.MMIO{Addr: bootTimerAddr, Data: []byte{bootTimerValue}, Write: true})
+	m := &Machine{log: log.L}
+	write := func(addr uint64, v byte) { m.handleMMIO(kvm.MMIO{Addr: addr, Data: []byte{v}, Write: true}) }
+	write(bootTimerAddr, legacy.BootTimerDone)
+	m.bootTimer = &legacy.BootTimer{Booted: m.measureBoot(time.Now().Add(-time.Hour))}
+	write(bootTimerAddr, legacy.BootTimerDone+1)
+	write(bootTimerAddr+1, legacy.BootTimerDone)
+	write(bootTimerAddr-1, legacy.BootTimerDone)
+	write(virtioAddr, legacy.BootTimerDone)
+	m.report.pending.Wait()
+	if s := lines.String(); s != "" {
+		t.Fatalf("logged for no boot: %s", s)
 	}
+	for range 100 {
+		write(bootTimerAddr, legacy.BootTimerDone)
+	}
+	m.report.pending.Wait()
 	if n := strings.Count(lines.String(), "\n"); n != 1 {
 		t.Errorf("%d lines, want 1:\n%s", n, lines.String())
+	}
+	// Clients look for it by expressions such as this.
+	found := regexp.MustCompile(`Guest-boot-time =\s+(\d+) us\s+(\d+) ms,\s+(\d+) CPU us\s+(\d+) CPU ms`).FindStringSubmatch(lines.String())
+	if found == nil {
+		t.Fatalf("not Firecracker's line: %s", lines.String())
+	}
+	if us, err := strconv.Atoi(found[1]); err != nil || us < 3600e6 || us > 2*3600e6 {
+		t.Errorf("%q us, want an hour: %v", found[1], err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/timeline"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
@@ -93,6 +94,8 @@ type Options struct {
 	Console io.Writer
 	// KVMPath is the KVM device; empty for /dev/kvm.
 	KVMPath string
+	// Timeline, if there is one, takes down the phases of the start, and is logged at debug level when the last one is over.
+	Timeline *timeline.Timeline
 }
 
 // awaitContext gives up a wait by its own bound or by the caller's.

@@ -14,6 +14,10 @@ type VM struct {
 	Vsock   *Vsock   `json:"vsock,omitempty"`
 	Entropy *Entropy `json:"entropy,omitempty"`
 	Serial  *Serial  `json:"serial,omitempty"`
+
+	// BootTimer gives the machine Firecracker's boot timer. It is no part of the JSON, as Firecracker takes it from its
+	// command line only.
+	BootTimer bool `json:"-"`
 }
 
 // Machine is the size of a VM.
