@@ -1,0 +1,69 @@
+package bench
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
+)
+
+// BenchmarkRun is `ctr run --rm … true`: what a user waits for.
+func BenchmarkRun(b *testing.B) {
+	peers(b, func(b *testing.B, c *harness.Containerd) {
+		rounds(b, func() metrics {
+			r := c.Run(b, harness.Run{Args: []string{"true"}})
+			if r.Status != 0 {
+				b.Fatal(r)
+			}
+			return metrics{"ms": ms(r.Took)}
+		})
+	})
+}
+
+// BenchmarkExec is `ctr task exec … true` in a container that runs.
+func BenchmarkExec(b *testing.B) {
+	peers(b, func(b *testing.B, c *harness.Containerd) {
+		id := c.ID(b)
+		c.Must(b, c.RunArgs(b, harness.Run{ID: id, Keep: true, Flags: []string{"-d"}, Args: []string{"sleep", "1000000"}})...)
+		defer c.Must(b, "container", "rm", id)
+		defer c.Must(b, "task", "rm", "--force", id)
+		rounds(b, func() metrics {
+			r := c.Ctr(b, "task", "exec", "--exec-id", c.ID(b), id, "true")
+			if r.Status != 0 {
+				b.Fatal(r)
+			}
+			return metrics{"ms": ms(r.Took)}
+		})
+	})
+}
+
+// podStarted is a field of the shim's line about a pod's start: a phase and how long it took.
+var podStarted = regexp.MustCompile(` (\w+)="?([0-9.]+(?:ns|µs|ms|s))`)
+
+// startPhases returns what the shim logged of the last start since the offset.
+func startPhases(b *testing.B, c *harness.Containerd, from int64) metrics {
+	b.Helper()
+	var line string
+	for l := range strings.Lines(c.LogTail(from)) {
+		if strings.Contains(l, "pod started") {
+			line = l
+		}
+	}
+	m := metrics{}
+	for _, field := range podStarted.FindAllStringSubmatch(line, -1) {
+		d, err := time.ParseDuration(field[2])
+		if err != nil {
+			b.Fatalf("%s in %q: %v", field[1], line, err)
+		}
+		m["ms-"+field[1]] = ms(d)
+	}
+	if len(m) == 0 {
+		b.Fatalf("the shim said nothing of its start in %s", strconv.Quote(c.LogTail(from)))
+	}
+	return m
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
