@@ -3,7 +3,8 @@
 // The VM is for the shim's containers alone. When the connection to the shim ends, nobody can reach them any more, and the VM
 // powers off; when the agent itself fails, it exits, which the kernel answers with a panic, and the VMM reports that apart.
 // There is no login, no other service, and no configuration but the kernel's command line: fc_log=debug makes the agent talk
-// more (the kernel hands what it does not know itself to PID 1 as environment).
+// more, fc_boot_timer=1 has it tell the VMM's boot timer first of all that it runs (the kernel hands what it does not know
+// itself to PID 1 as environment, but for names with a dot, which it takes for a module's parameters).
 package main
 
 import (
@@ -32,17 +33,25 @@ const stateDir = "/run/containers"
 var version = "unknown"
 
 func main() {
+	began := time.Now()
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "agent: this is PID 1 of a guest, it sets up the machine it runs on and turns it off at the end")
 		os.Exit(1)
 	}
+	var bootTimer error
+	if os.Getenv("fc_boot_timer") != "" {
+		bootTimer = setup.TellBoot()
+	}
 	// A guest is small, and the agent idles: what it frees should go back soon.
 	debug.SetGCPercent(50)
 	ctx := context.Background()
 	startLog(ctx)
-	if err := run(ctx, time.Duration(now.Nano())); err != nil {
+	if bootTimer != nil {
+		log.G(ctx).WithError(bootTimer).Warn("the boot timer is not told of the guest's boot")
+	}
+	if err := run(ctx, began, time.Duration(now.Nano())); err != nil {
 		log.G(ctx).WithError(err).Fatal("the agent cannot go on") // exits
 	}
 	log.G(ctx).WithError(setup.PowerOff()).Fatal("the VM does not power off")
@@ -64,7 +73,7 @@ func startLog(ctx context.Context) {
 }
 
 // run works until the shim wants the guest to end, or has gone.
-func run(ctx context.Context, started time.Duration) error {
+func run(ctx context.Context, began time.Time, started time.Duration) error {
 	log.G(ctx).WithField("started", started).Debug("setting the guest up")
 	warnings, err := setup.Run()
 	for _, w := range warnings {
@@ -85,7 +94,7 @@ func run(ctx context.Context, started time.Duration) error {
 		go keeper.Run(ctx)
 	}
 	s, err := service.New(service.Config{
-		Version: version, Started: started, StateDir: stateDir, Dial: dial, Clock: keeper, Reaper: children, Shutdown: cancel,
+		Version: version, Began: began, Started: started, StateDir: stateDir, Dial: dial, Clock: keeper, Reaper: children, Shutdown: cancel,
 	})
 	if err != nil {
 		return err

@@ -58,7 +58,7 @@ func boot(t *testing.T, ctx context.Context, call bool) (*vm, *agent.Client, *ag
 	if err := os.MkdirAll(shared, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	args := config.DefaultBootArgs + " quiet " + consoleArgs + " root=/dev/vda rootfstype=erofs ro init=/sbin/init " + os.Getenv("FC_ARGS")
+	args := config.DefaultBootArgs + " quiet " + consoleArgs + " fc_boot_timer=1 root=/dev/vda rootfstype=erofs ro init=/sbin/init " + os.Getenv("FC_ARGS")
 	desc := config.VM{
 		Machine:     config.Machine{VCPUCount: 1, MemSizeMiB: 128},
 		BootSource:  &config.BootSource{KernelImagePath: filepath.Join(bin, "vmlinux"), BootArgs: &args},
@@ -82,7 +82,7 @@ func boot(t *testing.T, ctx context.Context, call bool) (*vm, *agent.Client, *ag
 		}
 		return l
 	}
-	v.cmd = exec.Command(filepath.Join(bin, "fc-vmm"), "--no-api", "--config-file", file)
+	v.cmd = exec.Command(filepath.Join(bin, "fc-vmm"), "--no-api", "--boot-timer", "--config-file", file)
 	v.cmd.Stdout, v.cmd.Stderr = &v.console, &v.console
 	var control net.Listener
 	var streams *agent.StreamBroker
@@ -174,9 +174,13 @@ func TestContainerInVM(t *testing.T) {
 	out, _ := streams.Expect()
 	errs, _ := streams.Expect()
 	began := time.Now()
-	if _, err := client.Create(ctx, &agentpb.CreateRequest{ContainerId: "c", Spec: spec,
-		Streams: &agentpb.Streams{Stdin: in.ID(), Stdout: out.ID(), Stderr: errs.ID()}}); err != nil {
+	created, err := client.Create(ctx, &agentpb.CreateRequest{ContainerId: "c", Spec: spec,
+		Streams: &agentpb.Streams{Stdin: in.ID(), Stdout: out.ID(), Stderr: errs.ID()}})
+	if err != nil {
 		t.Fatal(err)
+	}
+	if s := time.Duration(created.SetupNs); s <= 0 || s > time.Since(v.began) {
+		t.Errorf("the agent says that it was connected %v after its start", s)
 	}
 	t.Logf("create took %v", time.Since(began))
 	began = time.Now()
@@ -219,6 +223,9 @@ func TestContainerInVM(t *testing.T) {
 	}
 	client.Shutdown(ctx, &agentpb.ShutdownRequest{}) // the answer may be lost
 	v.exited(poweredOff)
+	if !strings.Contains(v.console.String(), "Guest-boot-time = ") {
+		t.Error("the boot timer was not told of the guest's boot; without CONFIG_DEVMEM in its kernel it cannot be")
+	}
 	if b, err := os.ReadFile(filepath.Join(rootfs, "file")); string(b) != "written\n" {
 		t.Errorf("the container's file: %q, %v", b, err)
 	}

@@ -55,7 +55,7 @@ func (s *Service) Create(ctx context.Context, r *agentpb.CreateRequest) (*agentp
 		return nil, err
 	}
 	c.init = init
-	return &agentpb.CreateResponse{Pid: uint32(init.pid)}, nil
+	return &agentpb.CreateResponse{Pid: uint32(init.pid), SetupNs: uint64(s.setup)}, nil
 }
 
 func (s *Service) create(ctx context.Context, c *container, spec *ocispec.Container, streams *agentpb.Streams) (_ *process, err error) {

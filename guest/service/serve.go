@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/containerd/ttrpc"
 
@@ -14,6 +15,7 @@ import (
 
 // Serve serves calls on the control connection until it ends, or ctx does.
 func (s *Service) Serve(ctx context.Context, conn net.Conn) error {
+	s.setup = time.Since(s.Began)
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(Interceptor))
 	if err != nil {
 		return fmt.Errorf("make the ttrpc server: %w", err)

@@ -30,6 +30,8 @@ type Config struct {
 	Version string
 	// Started is CLOCK_BOOTTIME at the start of the agent.
 	Started time.Duration
+	// Began is the same moment, to measure from.
+	Began time.Time
 	// StateDir is libcontainer's; it need not exist.
 	StateDir string
 	Dial     link.Dialer
@@ -45,6 +47,7 @@ type Service struct {
 	Config
 	events *events
 	oom    *cgroup.Watcher
+	setup  time.Duration // from Began to Serve
 
 	mu         sync.Mutex
 	containers map[string]*container

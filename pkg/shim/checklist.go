@@ -215,7 +215,7 @@ func bootGuest(ctx context.Context, s *Settings) (_ string, err error) {
 	began := time.Now()
 	v, err := startVM(ctx, vmOptions{
 		Namespace: "check", ID: filepath.Base(dir), Bundle: dir, Settings: s, Size: size{VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}, Network: ns,
-	}, newTimeline())
+	}, nil)
 	if err != nil {
 		return "", err
 	}

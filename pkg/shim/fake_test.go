@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,9 @@ func fakeVMM() {
 			_ = json.Unmarshal(body, &b)
 			if _, f, ok := strings.Cut(*b.BootArgs, "fake="); ok {
 				fake, _, _ = strings.Cut(f, " ")
+			}
+			if strings.Contains(*b.BootArgs, "fc_boot_timer=1") != slices.Contains(os.Args, "--boot-timer") {
+				panic("a boot timer on one side only")
 			}
 			if fake == "refuse" {
 				w.WriteHeader(http.StatusBadRequest)
@@ -233,7 +237,7 @@ func (a *fakeAgent) Create(_ context.Context, r *agentpb.CreateRequest) (*agentp
 	if _, err := os.Stat(filepath.Join(sharedName, r.ContainerId, rootfsName, "hello")); err != nil {
 		return nil, err
 	}
-	return &agentpb.CreateResponse{Pid: 1}, a.add(r.ContainerId+"/", spec.Process, r.Streams)
+	return &agentpb.CreateResponse{Pid: 1, SetupNs: 1}, a.add(r.ContainerId+"/", spec.Process, r.Streams)
 }
 
 func (a *fakeAgent) Info(context.Context, *agentpb.InfoRequest) (*agentpb.InfoResponse, error) {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/timeline"
 )
 
 // deleteTimeout bounds the end of a container that is deleted before it was started.
@@ -113,7 +114,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err := s.roomFor(r.ID); err != nil {
 		return nil, err
 	}
-	phases := newTimeline()
+	began := time.Now()
 	p, err := s.newPlan(r)
 	if err != nil {
 		return nil, err
@@ -121,10 +122,14 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if p.settings.Debug {
 		_ = log.SetLevel("debug")
 	}
+	var phases *timeline.Timeline
+	if log.G(ctx).Logger.IsLevelEnabled(log.DebugLevel) {
+		phases = timeline.New(began)
+	}
 	if len(p.leftOut) > 0 {
 		log.G(ctx).WithField("container", p.id).Warnf("left out of the spec, for it has no meaning in a VM: %s", strings.Join(p.leftOut, ", "))
 	}
-	phases.mark("check")
+	phases.Mark("check")
 	t, err := newTree(p.bundle)
 	if err != nil {
 		return nil, err
@@ -147,7 +152,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if err != nil {
 		return nil, err
 	}
-	phases.mark("host")
+	phases.Mark("host")
 	v, err := startVM(ctx, vmOptions{
 		Namespace: s.namespace, ID: p.id, Bundle: p.bundle, Settings: p.settings, Size: p.size,
 		Network: h.network.Namespace(), Devices: devices, Cgroup: h.cgroup,
@@ -170,7 +175,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 			err = joinCleanup(err, t.remove(p.id))
 		}
 	}()
-	phases.mark("mounts")
+	phases.Mark("mounts")
 	io, err := openStdio(ctx, p.stdio, v.streams)
 	if err != nil {
 		return nil, err
@@ -180,21 +185,25 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 			io.abandon()
 		}
 	}()
-	phases.mark("stdio")
+	phases.Mark("stdio")
 	if err := v.ready(ctx, time.Duration(p.settings.BootTimeout)); err != nil {
 		return nil, err
 	}
-	phases.mark("boot")
+	phases.Mark("boot")
 	go v.keepClock(context.WithoutCancel(ctx)) // while the container is made
 	io.attach(s.buffers)
-	if _, err := ask(ctx, "Create", v.agent.Create, &agentpb.CreateRequest{ContainerId: p.id, Spec: p.spec, Streams: &io.streams}); err != nil {
+	created, err := ask(ctx, "Create", v.agent.Create, &agentpb.CreateRequest{ContainerId: p.id, Spec: p.spec, Streams: &io.streams})
+	if err != nil {
 		return nil, v.blame(err)
 	}
 	if err := h.holder.SetRoot(t.rootfs(p.id), t.targets(p.id, p.binds)); err != nil {
 		return nil, err
 	}
-	phases.mark("create")
-	log.G(ctx).WithFields(phases.result()).WithFields(log.Fields{"container": p.id, "vcpus": p.size.VCPUs, "memory_mib": p.size.MemoryMiB}).Debug("pod started")
+	phases.Mark("create")
+	if phases != nil {
+		v.markGuest(phases, created.GetSetupNs())
+		log.G(ctx).WithFields(phases.Fields()).WithFields(log.Fields{"container": p.id, "vcpus": p.size.VCPUs, "memory_mib": p.size.MemoryMiB}).Debug("pod started")
+	}
 
 	init := newProcess("", p.stdio)
 	init.io, init.pid = io, uint32(h.holder.Pid())

@@ -17,6 +17,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/network"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/timeline"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
@@ -46,6 +47,8 @@ type vm struct {
 	agent    *agent.Client // nil until ready
 	released bool
 
+	started, connected time.Time // when InstanceStart was answered, and when the agent had called
+
 	clockSet chan struct{} // closed when the guest's clock has been looked at for the first time
 
 	ended chan struct{} // closed when process, connections and sockets are gone
@@ -64,7 +67,7 @@ type vmOptions struct {
 }
 
 // startVM runs fc-vmm and starts the guest; ready then waits for the agent. After an error nothing is left of it.
-func startVM(ctx context.Context, o vmOptions, phases *timeline) (_ *vm, err error) {
+func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm, err error) {
 	v := &vm{bundle: o.Bundle, clockSet: make(chan struct{}), ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -96,7 +99,7 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline) (_ *vm, err err
 		return nil, err
 	}
 	apiListener.Close()
-	phases.mark("spawn")
+	phases.Mark("spawn")
 	v.api = api.NewClient(v.sockets.path(apiSocket))
 	defer v.api.Close()
 	if err := v.configure(ctx, o, phases); err != nil {
@@ -107,7 +110,7 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline) (_ *vm, err err
 }
 
 // configure describes the machine to fc-vmm and starts it.
-func (v *vm) configure(ctx context.Context, o vmOptions, phases *timeline) error {
+func (v *vm) configure(ctx context.Context, o vmOptions, phases *timeline.Timeline) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, configureTimeout, fmt.Errorf("fc-vmm did not answer within %v", configureTimeout))
 	defer cancel()
 	desc, err := v.describe(o)
@@ -136,11 +139,12 @@ func (v *vm) configure(ctx context.Context, o vmOptions, phases *timeline) error
 	if err == nil && desc.Serial != nil {
 		err = v.api.PutSerial(ctx, *desc.Serial)
 	}
-	phases.mark("configure")
+	phases.Mark("configure")
 	if err == nil {
 		err = v.api.Start(ctx)
+		v.started = time.Now()
 	}
-	phases.mark("start")
+	phases.Mark("start")
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -171,6 +175,9 @@ func (v *vm) describe(o vmOptions) (*config.VM, error) {
 		desc.Serial = &config.Serial{SerialOutPath: v.console, MaxBytes: s.ConsoleLogKiB << 10}
 	}
 	args += " root=/dev/vda rootfstype=erofs ro init=/sbin/init"
+	if s.Debug {
+		args += " fc_boot_timer=1"
+	}
 	if s.KernelArgs != "" {
 		args += " " + s.KernelArgs
 	}
@@ -201,6 +208,7 @@ func (v *vm) ready(ctx context.Context, timeout time.Duration) error {
 		}
 		return v.explain(err)
 	}
+	v.connected = time.Now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.released {
@@ -209,6 +217,18 @@ func (v *vm) ready(ctx context.Context, timeout time.Duration) error {
 	v.agent = client
 	go v.watchAgent(context.WithoutCancel(ctx), client)
 	return nil
+}
+
+// markGuest adds to a timeline the two parts of the guest's boot, which went on beside other phases: until the agent's first
+// instruction, and from there until it was connected. How long the latter took is what the guest says: more than all of its boot
+// it cannot have been.
+func (v *vm) markGuest(t *timeline.Timeline, setupNS uint64) {
+	boot := v.connected.Sub(v.started)
+	if setupNS == 0 || boot <= 0 || setupNS >= uint64(boot) {
+		return
+	}
+	t.Set("kernel", boot-time.Duration(setupNS))
+	t.Set("agent", time.Duration(setupNS))
 }
 
 // watchAgent ends a VM whose agent has gone: nobody could reach its containers any more.

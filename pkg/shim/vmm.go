@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -56,6 +57,11 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*vmmProc
 	defer sock.Close()
 	p := &vmmProcess{parent: w, output: &tailWriter{log: log.G(ctx).WithField("source", "fc-vmm")}, done: make(chan struct{})}
 	p.cmd = exec.Command(o.Settings.VMM, "--id", vmmID(o.ID), "--api-fd", "3", "--parent-fd", "4")
+	if o.Settings.Debug {
+		var now unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // every kernel has it
+		p.cmd.Args = append(p.cmd.Args, "--level", "debug", "--boot-timer", "--start-time-us", strconv.FormatInt(now.Nano()/1000, 10))
+	}
 	p.cmd.Dir = o.Bundle
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), goDebugEnv + "=" + hold.LeanHeap, "GOGC=" + hold.LeanGC}
 	p.cmd.ExtraFiles = []*os.File{sock, r}

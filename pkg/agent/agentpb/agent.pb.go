@@ -259,8 +259,10 @@ func (x *CreateRequest) GetStreams() *Streams {
 }
 
 type CreateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pid   uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Nanoseconds from the start of the agent's main until it was connected: the agent's part of the guest's boot.
+	SetupNs       uint64 `protobuf:"varint,2,opt,name=setup_ns,json=setupNs,proto3" json:"setup_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -298,6 +300,13 @@ func (*CreateResponse) Descriptor() ([]byte, []int) {
 func (x *CreateResponse) GetPid() uint32 {
 	if x != nil {
 		return x.Pid
+	}
+	return 0
+}
+
+func (x *CreateResponse) GetSetupNs() uint64 {
+	if x != nil {
+		return x.SetupNs
 	}
 	return 0
 }
@@ -1958,9 +1967,10 @@ const file_agent_proto_rawDesc = "" +
 	"\rCreateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12.\n" +
-	"\astreams\x18\x03 \x01(\v2\x14.fc.agent.v1.StreamsR\astreams\"\"\n" +
+	"\astreams\x18\x03 \x01(\v2\x14.fc.agent.v1.StreamsR\astreams\"=\n" +
 	"\x0eCreateResponse\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\rR\x03pid\"\x93\x01\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x19\n" +
+	"\bsetup_ns\x18\x02 \x01(\x04R\asetupNs\"\x93\x01\n" +
 	"\vExecRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x18\n" +
