@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -67,3 +68,25 @@ func startPhases(b *testing.B, c *harness.Containerd, from int64) metrics {
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// BenchmarkStart is a pod's start, phase by phase as the shim logs it, for machines of several sizes.
+func BenchmarkStart(b *testing.B) {
+	c := containerd(b)
+	for _, size := range []struct{ cpus, memory int }{{1, 128}, {2, 128}, {4, 128}, {1, 1024}, {1, 4096}} {
+		b.Run(fmt.Sprintf("%dcpu-%dMiB", size.cpus, size.memory), func(b *testing.B) {
+			b.Run("fc", func(b *testing.B) {
+				config := c.Config(b, harness.Settings{"vcpus": size.cpus, "memory_mib": size.memory})
+				rounds(b, func() metrics {
+					from := c.LogSize()
+					r := c.Run(b, harness.Run{Config: config, Args: []string{"true"}})
+					if r.Status != 0 {
+						b.Fatal(r)
+					}
+					m := startPhases(b, c, from)
+					m["ms-run"] = ms(r.Took)
+					return m
+				})
+			})
+		})
+	}
+}

@@ -16,6 +16,8 @@ import (
 type Usage struct {
 	// Private is what no other process shares, without a guest's RAM: what the process costs.
 	Private int64
+	// Shared is what others have mapped, too: programs and libraries.
+	Shared int64
 	// GuestRAM is the part of a guest's RAM that is in use.
 	GuestRAM int64
 	// Files and Threads are counts.
@@ -49,25 +51,33 @@ func Measure(t testing.TB, pid int) Usage {
 
 // parseSmaps adds up /proc/PID/smaps (proc(5)): a line for each mapping, whose name comes last, and below it its sizes in KiB.
 func parseSmaps(smaps []byte) (u Usage, err error) {
-	sum := &u.Private
+	ram := false
 	lines := bufio.NewScanner(bytes.NewReader(smaps))
 	for lines.Scan() {
 		key, value, ok := strings.Cut(lines.Text(), ":")
 		switch {
 		case !ok || strings.Contains(key, " "): // "start-end perms offset dev:ino name"
-			sum = &u.Private
-			if strings.Contains(lines.Text(), "memfd:guest-ram") {
-				sum = &u.GuestRAM
-			}
-		case key == "Private_Clean" || key == "Private_Dirty":
+			ram = strings.Contains(lines.Text(), "memfd:guest-ram")
+		case strings.HasPrefix(key, "Private_") || strings.HasPrefix(key, "Shared_"):
 			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(value, "kB")), 10, 64)
 			if err != nil {
 				return u, fmt.Errorf("%s: %w", key, err)
 			}
-			*sum += kib << 10
+			*u.sum(ram, key) += kib << 10
 		}
 	}
 	return u, lines.Err()
+}
+
+// sum is what a line of smaps adds to.
+func (u *Usage) sum(ram bool, key string) *int64 {
+	switch {
+	case ram:
+		return &u.GuestRAM
+	case strings.HasPrefix(key, "Shared_"):
+		return &u.Shared
+	}
+	return &u.Private
 }
 
 func count(dir string) (int, error) {

@@ -21,7 +21,7 @@ Private_Dirty:       120 kB
 Private_Hugetlb:       0 kB
 `
 	u, err := parseSmaps([]byte(smaps))
-	if want := (Usage{Private: 132 << 10, GuestRAM: 33708 << 10}); err != nil || u != want {
+	if want := (Usage{Private: 132 << 10, Shared: 2904 << 10, GuestRAM: 33708 << 10}); err != nil || u != want {
 		t.Errorf("%v, %v; want %v", u, err, want)
 	}
 	if _, err := parseSmaps([]byte("Private_Dirty: many kB\n")); err == nil {

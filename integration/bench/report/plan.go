@@ -1,0 +1,41 @@
+package main
+
+import "time"
+
+// part is benchmarks that run in one machine, one after another.
+type part struct {
+	name string
+	// bench is what `go test -bench` matches.
+	bench string
+	// rounds is how many samples there are of each figure; 0 is what the command line says.
+	rounds int
+	// memory is the machine's; empty for kvmhost's default.
+	memory string
+	limit  time.Duration
+	env    []string
+}
+
+// full is all that there is. A part is a machine's start, so what belongs together shares one; none is so long that to repeat it,
+// when its machine has died, hurts.
+func full() []part {
+	return []part{
+		{name: "run", bench: "^Benchmark(Run|Exec)$", limit: 15 * time.Minute},
+		{name: "start", bench: "^BenchmarkStart$", limit: 20 * time.Minute},
+		{name: "boot", bench: "^Benchmark(Boot|Socket)$", limit: 15 * time.Minute},
+		{name: "block", bench: "^BenchmarkBlock$", rounds: 3, limit: 20 * time.Minute},
+		{name: "fs", bench: "^BenchmarkFS$", rounds: 3, limit: 30 * time.Minute},
+		{name: "net", bench: "^BenchmarkNet$", rounds: 3, limit: 20 * time.Minute},
+		{name: "vsock", bench: "^BenchmarkVsock$", rounds: 3, limit: 20 * time.Minute},
+		{name: "stdio", bench: "^Benchmark(Stdout|Stdin)$", rounds: 3, limit: 20 * time.Minute},
+		{name: "pods", bench: "^BenchmarkPods$", rounds: 1, memory: "8G", limit: 60 * time.Minute},
+		{name: "execs", bench: "^BenchmarkExecs$", rounds: 1, limit: 60 * time.Minute},
+	}
+}
+
+// short is what SPECIFICATION.md's limits need, in two machines, which run at once.
+func short() []part {
+	return []part{
+		{name: "containers", bench: "^Benchmark(Run|Exec|Start|Pods)$/^(fc|runc|1cpu-128MiB|1)$", limit: 8 * time.Minute},
+		{name: "machines", bench: "^Benchmark(Boot|Socket|Block)$/^(fc|qemu|read-seq|read-4k-qd1)$", limit: 8 * time.Minute},
+	}
+}
