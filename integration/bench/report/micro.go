@@ -14,7 +14,7 @@ import (
 // microPackages are the packages whose Go benchmarks count: the data paths.
 func microPackages() []string {
 	return []string{
-		"./pkg/vmm/virtio/queue", "./pkg/vmm/virtio/block", "./pkg/vmm/virtio/net", "./pkg/vmm/virtio/vsock", "./pkg/vmm/virtio/fs",
+		"./pkg/vmm", "./pkg/vmm/virtio/queue", "./pkg/vmm/virtio/block", "./pkg/vmm/virtio/net", "./pkg/vmm/virtio/vsock", "./pkg/vmm/virtio/fs",
 	}
 }
 
