@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+
 	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
 )
 
@@ -89,4 +92,52 @@ func BenchmarkStart(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkTask is a container's life as a client of containerd sees it: ms-create (the shim's start, and with fc the VM's),
+// ms-start, ms-exit (from the start's answer until the exit of a process that does nothing is known) and ms-delete.
+func BenchmarkTask(b *testing.B) {
+	peers(b, func(b *testing.B, c *harness.Containerd) {
+		ctx := c.Context()
+		rounds(b, func() metrics {
+			container, err := c.NewContainer(ctx, b, "", oci.WithProcessArgs("true"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			m := metrics{}
+			began := time.Now()
+			lap := func(what string) {
+				m["ms-"+what] = ms(time.Since(began))
+				began = time.Now()
+			}
+			task, err := container.NewTask(ctx, cio.NullIO)
+			if err != nil {
+				b.Fatal(err)
+			}
+			lap("create")
+			exit, err := task.Wait(ctx)
+			if err != nil {
+				b.Fatal(err)
+			}
+			began = time.Now()
+			if err := task.Start(ctx); err != nil {
+				b.Fatal(err)
+			}
+			lap("start")
+			select {
+			case s := <-exit:
+				if s.ExitCode() != 0 || s.Error() != nil {
+					b.Fatalf("status %d, %v", s.ExitCode(), s.Error())
+				}
+			case <-time.After(time.Minute):
+				b.Fatal("no exit within a minute")
+			}
+			lap("exit")
+			if _, err := task.Delete(ctx); err != nil {
+				b.Fatal(err)
+			}
+			lap("delete")
+			return m
+		})
+	})
 }

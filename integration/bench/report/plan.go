@@ -19,7 +19,7 @@ type part struct {
 // when its machine has died, hurts.
 func full() []part {
 	return []part{
-		{name: "run", bench: "^Benchmark(Run|Exec)$", limit: 15 * time.Minute},
+		{name: "run", bench: "^Benchmark(Run|Exec|Task)$", limit: 15 * time.Minute},
 		{name: "start", bench: "^BenchmarkStart$", limit: 20 * time.Minute},
 		{name: "boot", bench: "^Benchmark(Boot|Socket)$", limit: 15 * time.Minute},
 		{name: "block", bench: "^BenchmarkBlock$", rounds: 3, limit: 20 * time.Minute},
