@@ -8,11 +8,21 @@ func (vm *VM) Clone() VM {
 	c.Drives = slices.Clone(vm.Drives)
 	c.Filesystems = slices.Clone(vm.Filesystems)
 	c.NetworkInterfaces = slices.Clone(vm.NetworkInterfaces)
+	for i := range c.Drives {
+		c.Drives[i].RateLimiter = c.Drives[i].RateLimiter.clone()
+	}
+	for i := range c.NetworkInterfaces {
+		n := &c.NetworkInterfaces[i]
+		n.RxRateLimiter, n.TxRateLimiter = n.RxRateLimiter.clone(), n.TxRateLimiter.clone()
+	}
 	c.BootSource = clone(vm.BootSource)
 	if c.BootSource != nil {
 		c.BootSource.BootArgs = clone(vm.BootSource.BootArgs)
 	}
 	c.Vsock, c.Entropy, c.Serial = clone(vm.Vsock), clone(vm.Entropy), clone(vm.Serial)
+	if c.Entropy != nil {
+		c.Entropy.RateLimiter = c.Entropy.RateLimiter.clone()
+	}
 	return c
 }
 

@@ -56,6 +56,8 @@ type Drive struct {
 	IOEngine string `json:"io_engine,omitempty"`
 	// PartUUID of the root partition, for a root device only.
 	PartUUID string `json:"partuuid,omitempty"`
+	// RateLimiter bounds the requests, and the bytes that they read and write; nil for no limit.
+	RateLimiter *RateLimiter `json:"rate_limiter,omitempty"`
 }
 
 // Filesystem is a host folder shared with the guest over virtio-fs. Firecracker has no such device.
@@ -78,6 +80,9 @@ type NetworkInterface struct {
 	GuestMAC string `json:"guest_mac,omitempty"`
 	// MTU that the guest is told, MinMTU to MaxMTU bytes; 0: the guest's own idea, which is 1500.
 	MTU int `json:"mtu,omitempty"`
+	// RxRateLimiter bounds the frames to the guest and TxRateLimiter those from it, and their bytes; nil for no limit.
+	RxRateLimiter *RateLimiter `json:"rx_rate_limiter,omitempty"`
+	TxRateLimiter *RateLimiter `json:"tx_rate_limiter,omitempty"`
 }
 
 // Vsock is the guest's socket device; the host's side is Unix sockets.
@@ -91,7 +96,10 @@ type Vsock struct {
 }
 
 // Entropy is a virtio-rng device fed by the host's random number generator.
-type Entropy struct{}
+type Entropy struct {
+	// RateLimiter bounds the requests, and the bytes that they ask for; nil for no limit.
+	RateLimiter *RateLimiter `json:"rate_limiter,omitempty"`
+}
 
 // Serial is where COM1's output goes.
 type Serial struct {

@@ -70,7 +70,10 @@ func (n *NetworkInterface) Validate() error {
 	if n.MTU != 0 && (n.MTU < MinMTU || n.MTU > MaxMTU) {
 		return bad(at+"mtu", n.MTU, fmt.Sprintf("%d to %d bytes, or 0 for the guest's own", MinMTU, MaxMTU))
 	}
-	return nil
+	if err := n.RxRateLimiter.validate(at + "rx_rate_limiter"); err != nil {
+		return err
+	}
+	return n.TxRateLimiter.validate(at + "tx_rate_limiter")
 }
 
 // validDevName is the kernel's rule (dev_valid_name) for ASCII, and no '%': the kernel would take that for a pattern, and make up

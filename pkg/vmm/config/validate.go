@@ -98,6 +98,11 @@ func (vm *VM) ValidateParts() error {
 			return err
 		}
 	}
+	if vm.Entropy != nil {
+		if err := vm.Entropy.Validate(); err != nil {
+			return err
+		}
+	}
 	if vm.Serial != nil {
 		if err := vm.Serial.Validate(); err != nil {
 			return err
@@ -226,7 +231,7 @@ func (d *Drive) Validate() error {
 	if len(d.PartUUID) > 36 || strings.Trim(d.PartUUID, "0123456789abcdefABCDEF-") != "" {
 		return badString(at+"partuuid", d.PartUUID, "up to 36 hexadecimal digits and hyphens")
 	}
-	return nil
+	return d.RateLimiter.validate(at + "rate_limiter")
 }
 
 // Validate checks a filesystem for itself.

@@ -11,15 +11,20 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
+func limiter() *RateLimiter {
+	return &RateLimiter{Bandwidth: &TokenBucket{Size: 1 << 20, OneTimeBurst: 1 << 30, RefillTime: 100}, Ops: &TokenBucket{Size: 100, RefillTime: 1000}}
+}
+
 func valid() VM {
 	return VM{
 		Machine:           Machine{VCPUCount: 2, MemSizeMiB: 256},
 		BootSource:        &BootSource{KernelImagePath: "vmlinux", InitrdPath: "initrd", BootArgs: ptr("console=ttyS0")},
-		Drives:            []Drive{{DriveID: "rootfs", PathOnHost: "root.img", IsRootDevice: true, PartUUID: "0eaa91a0-01"}, {DriveID: "b", PathOnHost: "b"}},
+		Drives:            []Drive{{DriveID: "rootfs", PathOnHost: "root.img", IsRootDevice: true, PartUUID: "0eaa91a0-01", RateLimiter: limiter()}, {DriveID: "b", PathOnHost: "b", RateLimiter: limiter()}},
 		Filesystems:       []Filesystem{{FSID: "shared", Tag: "shared", PathOnHost: "shared"}},
-		NetworkInterfaces: []NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400}, {IfaceID: "b", HostDevName: "tap1"}},
+		NetworkInterfaces: []NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400, RxRateLimiter: limiter(), TxRateLimiter: limiter()},
+			{IfaceID: "b", HostDevName: "tap1", RxRateLimiter: limiter(), TxRateLimiter: limiter()}},
 		Vsock:             &Vsock{GuestCID: 3, UDSPath: "vsock.sock"},
-		Entropy:           &Entropy{},
+		Entropy:           &Entropy{RateLimiter: limiter()},
 		Serial:            &Serial{SerialOutPath: "console.log"},
 	}
 }
@@ -102,6 +107,13 @@ func TestValidate(t *testing.T) {
 		}, "network-interfaces/b/guest_mac", "0A"},
 		{"small MTU", func(vm *VM) { vm.NetworkInterfaces[1].MTU = 67 }, "network-interfaces/b/mtu", "67"},
 		{"large MTU", func(vm *VM) { vm.NetworkInterfaces[1].MTU = 65536 }, "network-interfaces/b/mtu", "65536"},
+		{"limits of a limiter", func(vm *VM) {
+			*vm.Drives[0].RateLimiter = RateLimiter{Bandwidth: &TokenBucket{Size: 1<<64 - 1, OneTimeBurst: 1<<64 - 1, RefillTime: MaxRefillTime}, Ops: &TokenBucket{}}
+		}, "", ""},
+		{"refill time of a drive", func(vm *VM) { vm.Drives[0].RateLimiter.Bandwidth.RefillTime = MaxRefillTime + 1 }, "drives/rootfs/rate_limiter/bandwidth/refill_time", "9223372036855"},
+		{"refill time of an interface, rx", func(vm *VM) { vm.NetworkInterfaces[1].RxRateLimiter.Ops.RefillTime = 1 << 63 }, "network-interfaces/b/rx_rate_limiter/ops/refill_time", "9223372036854775808"},
+		{"refill time of an interface, tx", func(vm *VM) { vm.NetworkInterfaces[1].TxRateLimiter.Ops.RefillTime = 1 << 63 }, "network-interfaces/b/tx_rate_limiter/ops/refill_time", "9223372036854775808"},
+		{"refill time of the entropy device", func(vm *VM) { vm.Entropy.RateLimiter.Ops.RefillTime = 1 << 63 }, "entropy/rate_limiter/ops/refill_time", "9223372036854775808"},
 		{"cid 2", func(vm *VM) { vm.Vsock.GuestCID = 2 }, "guest_cid", "2"},
 		{"cid any", func(vm *VM) { vm.Vsock.GuestCID = 1<<32 - 1 }, "guest_cid", "4294967295"},
 		{"no uds", func(vm *VM) { vm.Vsock.UDSPath = "" }, "uds_path", ""},

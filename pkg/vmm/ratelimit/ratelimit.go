@@ -1,0 +1,106 @@
+// Package ratelimit bounds what a device does for its guest, by Firecracker's rules: one bucket of tokens for bytes and one for
+// requests. A bucket starts full and fills at a steady rate; its one-time burst is spent first and does not come back; a
+// request that is larger than the bucket goes through, and the next one waits until it has been paid for.
+//
+// It must never let a request through early, allocate for one, or look at the clock where there is no limit.
+package ratelimit
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// Sleeper is whoever waits for tokens: a virtqueue, or what stands before one.
+type Sleeper interface {
+	// Sleep returns after d, or earlier, for any reason or none. Its error is that of a device being reset.
+	Sleep(d time.Duration) error
+	// Wake ends a Sleep, at once or, if none is under way, the next. It may be called from any goroutine, and does not block.
+	Wake()
+}
+
+// Limiter bounds one queue of a device. The zero value is no limit. It belongs to the device, not to its driver: a reset does
+// not fill it. Await must not be called twice at the same time; Update may be called at any time.
+type Limiter struct {
+	limited atomic.Bool
+
+	mu         sync.Mutex
+	bytes, ops bucket
+	asleep     Sleeper // while Await waits
+	epoch      time.Time
+	// now is the time since epoch; nil for that of the monotonic clock.
+	now func() time.Duration
+}
+
+// Update replaces the buckets that c has by new ones, which are full. nil changes nothing.
+func (l *Limiter) Update(c *config.RateLimiter) {
+	if c == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.epoch.IsZero() {
+		l.epoch = time.Now()
+	}
+	now := l.time()
+	if c.Bandwidth != nil {
+		l.bytes = newBucket(*c.Bandwidth, now)
+	}
+	if c.Ops != nil {
+		l.ops = newBucket(*c.Ops, now)
+	}
+	l.limited.Store(l.bytes.size != 0 || l.ops.size != 0)
+	if l.asleep != nil {
+		l.asleep.Wake()
+	}
+}
+
+// Await returns when a request for so many bytes may be carried out, and takes its tokens. Until then it has s sleep; an error
+// of s ends it, and nothing is taken.
+func (l *Limiter) Await(s Sleeper, bytes uint64) error {
+	if !l.limited.Load() {
+		return nil
+	}
+	return l.await(s, bytes)
+}
+
+func (l *Limiter) await(s Sleeper, bytes uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		d := l.take(bytes)
+		if d == 0 {
+			return nil
+		}
+		l.asleep = s
+		l.mu.Unlock()
+		err := s.Sleep(d)
+		l.mu.Lock()
+		l.asleep = nil
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// take takes a request's tokens, all of them or none: then it gives the time after which they could be there.
+func (l *Limiter) take(bytes uint64) time.Duration {
+	now := l.time()
+	l.bytes.refill(now)
+	l.ops.refill(now)
+	if d := max(l.bytes.wait(bytes), l.ops.wait(1)); d > 0 {
+		return d
+	}
+	l.bytes.take(bytes)
+	l.ops.take(1)
+	return 0
+}
+
+func (l *Limiter) time() time.Duration {
+	if l.now != nil {
+		return l.now()
+	}
+	return time.Since(l.epoch)
+}
