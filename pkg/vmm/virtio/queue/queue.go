@@ -13,6 +13,7 @@ import (
 	"math/bits"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
@@ -27,7 +28,7 @@ const maxChainBytes = 1 << 32
 var (
 	// ErrBroken says that the driver broke the rules of the ring: the device stops serving the queue.
 	ErrBroken = errors.New("broken virtqueue")
-	// ErrStopped is what Pop and Wait return after Stop.
+	// ErrStopped is what Pop, Wait and Sleep return after Stop.
 	ErrStopped = errors.New("virtqueue stopped")
 )
 
@@ -44,13 +45,15 @@ type Config struct {
 	Notify *os.File
 }
 
-// Queue is a split virtqueue. Pop and Wait form its available side; Push, Stage, Publish and NeedsInterrupt its used side.
-// One goroutine may use each side at a time, both sides at once if need be. Stop may be called at any time.
+// Queue is a split virtqueue. Pop, Wait and Sleep form its available side; Push, Stage, Publish and NeedsInterrupt its used side.
+// One goroutine may use each side at a time, both sides at once if need be. Stop and Wake may be called at any time.
 type Queue struct {
 	mem      *memory.Memory
 	size     uint16
 	eventIdx bool
 	notify   *os.File
+	raw      syscall.RawConn // of notify
+	emptyFn  func(fd uintptr) bool
 
 	desc, avail, used []byte
 
@@ -124,6 +127,11 @@ func New(mem *memory.Memory, cfg Config) (*Queue, error) {
 		if err := q.notify.SetReadDeadline(time.Time{}); err != nil {
 			return nil, fmt.Errorf("virtqueue notification: eventfd: %w", err)
 		}
+		raw, err := q.notify.SyscallConn()
+		if err != nil {
+			return nil, fmt.Errorf("virtqueue notification: eventfd: %w", err)
+		}
+		q.raw, q.emptyFn = raw, q.empty
 	}
 	return q, nil
 }
@@ -314,7 +322,7 @@ func (q *Queue) Wait() error {
 // Stopped says whether Stop was called: for devices whose requests take long.
 func (q *Queue) Stopped() bool { return q.stopped.Load() }
 
-// Stop ends Wait and Pop, now and for ever. The eventfd stays open for the next Queue, which must not be made before Stop returned.
+// Stop ends Wait, Sleep and Pop, now and for ever. The eventfd stays open for the next Queue, which must not be made before Stop returned.
 func (q *Queue) Stop() {
 	if q.stopped.Swap(true) || q.notify == nil {
 		return
