@@ -74,7 +74,11 @@ func (m *Machine) addDevices(cfg *config.VM) error {
 		}
 	}
 	if cfg.Entropy != nil {
-		if err := m.addDevice("entropy", rng.New()); err != nil {
+		dev, err := rng.New(*cfg.Entropy)
+		if err != nil {
+			return &inputError{err: err}
+		}
+		if err := m.addDevice("entropy", dev); err != nil {
 			return err
 		}
 	}

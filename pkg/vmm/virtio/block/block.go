@@ -1,18 +1,18 @@
 // Package block is a virtio block device (virtio 1.2 §5.2) backed by a file or a block device of the host. It moves data
-// straight between the file and guest memory, one request after another. It must never touch a byte outside the drive,
+// straight between the file and guest memory, one request after another; the file can be exchanged for another one while the
+// drive is in use. It must never touch a byte outside the drive,
 // nor write to a drive that is read-only.
 package block
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"os"
+	"sync"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
@@ -31,17 +31,18 @@ const (
 	featureFlush  = 1 << 9
 )
 
-// Device is a drive. Its methods must not be called at the same time; the transport sees to that.
+// Device is a drive. The methods of virtio.Device must not be called at the same time; the transport sees to that.
 type Device struct {
 	id        string
-	file      *os.File
-	fd        int
 	readOnly  bool
 	writeback bool
-	sectors   uint64
-	config    [16]byte
+	limiter   ratelimit.Limiter
+	worker    virtio.Worker
 
-	worker virtio.Worker
+	mu      sync.Mutex
+	backing *Backing
+	busy    *Backing // of the request in work
+	config  [16]byte
 }
 
 // New opens the drive that cfg describes. A size that is no multiple of SectorSize is rounded down.
@@ -54,52 +55,27 @@ func New(cfg config.Drive) (*Device, error) {
 	default:
 		return nil, fmt.Errorf("drive %q: cache_type %q: want Unsafe or Writeback: %w", cfg.DriveID, cfg.CacheType, errdefs.ErrInvalidArgument)
 	}
-	if err := d.open(cfg.PathOnHost); err != nil {
-		return nil, fmt.Errorf("drive %q: path_on_host %q: %w", cfg.DriveID, cfg.PathOnHost, err)
+	b, err := d.Open(cfg.PathOnHost)
+	if err != nil {
+		return nil, err
 	}
+	d.limiter.Update(cfg.RateLimiter)
 	// struct virtio_blk_config: capacity, size_max, seg_max. A request has a header and a status beside its data.
-	binary.LittleEndian.PutUint64(d.config[0:], d.sectors)
+	d.setBacking(b)
 	binary.LittleEndian.PutUint32(d.config[12:], QueueSize-2)
 	return d, nil
 }
 
-func (d *Device) open(path string) error {
-	flags := os.O_RDWR
-	if d.readOnly {
-		flags = os.O_RDONLY
-	}
-	// Without O_NONBLOCK a FIFO would block here.
-	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
-	if err != nil {
-		var pe *os.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err // the caller names the path
-		}
-		return err
-	}
-	var size uint64
-	switch fi, err := f.Stat(); {
-	case err != nil:
-		f.Close()
-		return err
-	case fi.Mode().IsRegular():
-		size = uint64(fi.Size())
-	case fi.Mode()&os.ModeType == os.ModeDevice:
-		if size, err = blockDeviceSize(f); err != nil {
-			f.Close()
-			return err
-		}
-	default:
-		f.Close()
-		return fmt.Errorf("%v: want a regular file or a block device: %w", fi.Mode().Type(), errdefs.ErrInvalidArgument)
-	}
-	if size < SectorSize {
-		f.Close()
-		return fmt.Errorf("size %d: want at least %d bytes: %w", size, SectorSize, errdefs.ErrInvalidArgument)
-	}
-	d.file, d.fd, d.sectors = f, int(f.Fd()), size/SectorSize
-	return nil
+func (d *Device) setBacking(b *Backing) {
+	d.backing = b
+	binary.LittleEndian.PutUint64(d.config[0:], b.sectors)
 }
+
+// ID is the drive's.
+func (d *Device) ID() string { return d.id }
+
+// Limit changes the buckets that c has. It may be called from any goroutine.
+func (d *Device) Limit(c *config.RateLimiter) { d.limiter.Update(c) }
 
 // Type is the device's type number.
 func (d *Device) Type() uint32 { return virtio.TypeBlock }
@@ -122,6 +98,8 @@ func (d *Device) QueueSizes() []uint16 { return []uint16{QueueSize} }
 // ReadConfig reads struct virtio_blk_config.
 func (d *Device) ReadConfig(off uint64, p []byte) {
 	clear(p)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if off < uint64(len(d.config)) {
 		copy(p, d.config[off:])
 	}
@@ -140,10 +118,10 @@ func (d *Device) Activate(a virtio.Activation) error {
 // Reset waits for the request in work, at most one chunk of maxChunk bytes.
 func (d *Device) Reset() error { return d.worker.Stop() }
 
-// Close closes the drive; the device must have been reset. A drive that is still in use stays open.
+// Close closes the drive; the device must have been reset. A drive that is still in use stays open. Swap must not follow.
 func (d *Device) Close() error {
 	if err := d.worker.Stop(); err != nil {
 		return err
 	}
-	return d.file.Close()
+	return d.backing.Close()
 }

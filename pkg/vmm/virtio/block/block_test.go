@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -128,7 +129,7 @@ func TestReadWrite(t *testing.T) {
 		t.Fatalf("flush: status %d", s)
 	}
 	copy(data[100*512:], data[3*512:3*512+size])
-	if got, err := os.ReadFile(d.file.Name()); err != nil || !bytes.Equal(got, data) {
+	if got, err := os.ReadFile(d.backing.file.Name()); err != nil || !bytes.Equal(got, data) {
 		t.Fatal("file is not what was written", err)
 	}
 	// The last sector is there, the next is not.
@@ -187,7 +188,7 @@ func TestRefused(t *testing.T) {
 		}
 	})
 	t.Run("file cut short", func(t *testing.T) {
-		if err := os.Truncate(d.file.Name(), 512); err != nil {
+		if err := os.Truncate(d.backing.file.Name(), 512); err != nil {
 			t.Fatal(err)
 		}
 		if s, _ := g.do(typeIn, 0, nil, two); s != statusIOErr {
@@ -214,7 +215,9 @@ func TestReset(t *testing.T) {
 
 type running struct{}
 
-func (running) Stopped() bool { return false }
+func (running) Stopped() bool             { return false }
+func (running) Sleep(time.Duration) error { return queue.ErrStopped }
+func (running) Wake()                     {}
 
 // FuzzBlockRequest gives a device chains of any shape over memory of any content: four bytes choose how the first of the
 // rest are cut into buffers.
@@ -258,7 +261,7 @@ func FuzzBlockRequest(f *testing.F) {
 		if space > 0 && mem[n-1] > statusUnsup {
 			t.Fatalf("status %d", mem[n-1])
 		}
-		if fi, err := d.file.Stat(); err != nil || fi.Size() != 8192 {
+		if fi, err := d.backing.file.Stat(); err != nil || fi.Size() != 8192 {
 			t.Fatalf("drive has %d bytes, %v", fi.Size(), err)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/iov"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
@@ -34,14 +35,18 @@ type server struct {
 	writeThrough bool
 	vec          iov.Vec
 	header       [headerSize]byte
+	disk         *Backing // for the request in work
 }
 
-// stopper is the part of a queue that a request looks at while it is in work.
-type stopper interface{ Stopped() bool }
+// ring is the part of a queue that a request looks at while it is in work.
+type ring interface {
+	ratelimit.Sleeper
+	Stopped() bool
+}
 
 // handle carries out the request in c and returns the number of bytes written to c. It fails only when stopped halfway:
 // then the request is abandoned.
-func (s *server) handle(c *queue.Chain, q stopper) (uint32, error) {
+func (s *server) handle(c *queue.Chain, q ring) (uint32, error) {
 	space := c.WritableLen()
 	if space == 0 {
 		return 0, nil // no room for a status
@@ -50,10 +55,20 @@ func (s *server) handle(c *queue.Chain, q stopper) (uint32, error) {
 	for _, b := range c.Readable {
 		n += copy(s.header[n:], b)
 	}
+	bytes := uint64(0)
+	if n == headerSize {
+		bytes = s.cost(c, space-1)
+	}
+	if err := s.limiter.Await(q, bytes); err != nil {
+		return 0, err
+	}
 	status, written := byte(statusIOErr), 0
 	if n == headerSize {
+		s.disk = s.begin()
 		var err error
-		if status, written, err = s.do(c, space-1, q); err != nil {
+		status, written, err = s.do(c, space-1, q)
+		s.end()
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -63,7 +78,18 @@ func (s *server) handle(c *queue.Chain, q stopper) (uint32, error) {
 	return uint32(min(written+1, 1<<32-1)), nil
 }
 
-func (s *server) do(c *queue.Chain, space int, q stopper) (status byte, written int, err error) {
+// cost is the number of bytes that a request takes from the rate limiter: those that it moves, if all is well.
+func (s *server) cost(c *queue.Chain, space int) uint64 {
+	switch binary.LittleEndian.Uint32(s.header[:]) {
+	case typeIn:
+		return uint64(space)
+	case typeOut:
+		return uint64(max(c.ReadableLen()-headerSize, 0))
+	}
+	return 0
+}
+
+func (s *server) do(c *queue.Chain, space int, q ring) (status byte, written int, err error) {
 	sector := binary.LittleEndian.Uint64(s.header[8:])
 	switch binary.LittleEndian.Uint32(s.header[:]) {
 	case typeIn:
@@ -94,8 +120,8 @@ func (s *server) do(c *queue.Chain, space int, q stopper) (status byte, written 
 }
 
 // transfer moves n bytes of bufs behind skip from or to the drive.
-func (s *server) transfer(bufs [][]byte, skip, n int, sector uint64, call func(*iov.Vec, int, int64) (int, error), q stopper) (byte, error) {
-	if n%SectorSize != 0 || sector > s.sectors || uint64(n/SectorSize) > s.sectors-sector {
+func (s *server) transfer(bufs [][]byte, skip, n int, sector uint64, call func(*iov.Vec, int, int64) (int, error), q ring) (byte, error) {
+	if n%SectorSize != 0 || sector > s.disk.sectors || uint64(n/SectorSize) > s.disk.sectors-sector {
 		return statusIOErr, nil
 	}
 	off := int64(sector * SectorSize)
@@ -105,7 +131,7 @@ func (s *server) transfer(bufs [][]byte, skip, n int, sector uint64, call func(*
 			if q.Stopped() {
 				return statusIOErr, queue.ErrStopped
 			}
-			m, err := call(&s.vec, s.fd, off)
+			m, err := call(&s.vec, s.disk.fd, off)
 			if err != nil || m == 0 {
 				return statusIOErr, nil // no bytes: the file was cut short
 			}
@@ -117,7 +143,7 @@ func (s *server) transfer(bufs [][]byte, skip, n int, sector uint64, call func(*
 }
 
 func (s *server) sync() byte {
-	if unix.Fdatasync(s.fd) != nil {
+	if unix.Fdatasync(s.disk.fd) != nil {
 		return statusIOErr
 	}
 	return statusOK

@@ -6,6 +6,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
@@ -19,11 +21,19 @@ const (
 
 // Device is an entropy device.
 type Device struct {
-	worker virtio.Worker
+	worker  virtio.Worker
+	limiter ratelimit.Limiter
 }
 
 // New makes the device.
-func New() *Device { return new(Device) }
+func New(cfg config.Entropy) (*Device, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := new(Device)
+	d.limiter.Update(cfg.RateLimiter)
+	return d, nil
+}
 
 // Type is the device's type number.
 func (*Device) Type() uint32 { return virtio.TypeEntropy }
@@ -42,7 +52,11 @@ func (*Device) WriteConfig(uint64, []byte) {}
 
 // Activate serves the queue from one goroutine.
 func (d *Device) Activate(a virtio.Activation) error {
-	return d.worker.Start("entropy", a.Queues[0], a.Interrupt, func(c *queue.Chain) (uint32, error) {
+	q := a.Queues[0]
+	return d.worker.Start("entropy", q, a.Interrupt, func(c *queue.Chain) (uint32, error) {
+		if err := d.limiter.Await(q, uint64(min(c.WritableLen(), MaxRequest))); err != nil {
+			return 0, err
+		}
 		n, err := fill(c.Writable)
 		return uint32(n), err
 	})

@@ -96,6 +96,15 @@ func (m *Machine) WaitUsed(r *Ring) (head uint16, written uint32) {
 	}
 }
 
+// WantBlocked fails the test if the device uses a chain of r though it should not for long. It says so only if the device is quick.
+func (m *Machine) WantBlocked(r *Ring) {
+	m.TB.Helper()
+	time.Sleep(20 * time.Millisecond)
+	if head, _, ok := r.Used(); ok {
+		m.TB.Fatalf("device used chain %d, and should have waited", head)
+	}
+}
+
 // Do makes a chain available and waits until it was used.
 func (m *Machine) Do(r *Ring, readable, writable []Span) (written uint32) {
 	m.TB.Helper()
