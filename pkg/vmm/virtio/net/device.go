@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 )
 
@@ -73,6 +74,8 @@ type Device struct {
 	offload func(flags int) error
 	// scratch is memory outside the Go heap, for the kernel's vectored calls.
 	scratch []byte
+	// Limits of the two directions. They count frames, and their bytes without the header that no network has.
+	rxLimiter, txLimiter ratelimit.Limiter
 	// dead says that the TAP has gone; session goroutines set it.
 	dead atomic.Bool
 
@@ -115,6 +118,7 @@ func newDevice(cfg config.NetworkInterface, f *os.File, offload func(flags int) 
 		binary.LittleEndian.PutUint16(d.config[configMTU:], uint16(cfg.MTU))
 	}
 	binary.LittleEndian.PutUint16(d.config[configPairs:], 1)
+	d.Limit(cfg.RxRateLimiter, cfg.TxRateLimiter)
 	if err := f.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("network interface %q: cannot be waited for: %w", cfg.IfaceID, err)
 	}
@@ -126,6 +130,15 @@ func newDevice(cfg config.NetworkInterface, f *os.File, offload func(flags int) 
 		return nil, fmt.Errorf("network interface %q: %d bytes of memory: %w", cfg.IfaceID, scratchSize, err)
 	}
 	return d, nil
+}
+
+// ID is the interface's.
+func (d *Device) ID() string { return d.id }
+
+// Limit changes the buckets that rx, for frames to the guest, and tx have. It may be called from any goroutine.
+func (d *Device) Limit(rx, tx *config.RateLimiter) {
+	d.rxLimiter.Update(rx)
+	d.txLimiter.Update(tx)
 }
 
 // Type is the device's type number.

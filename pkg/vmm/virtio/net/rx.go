@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -77,6 +78,10 @@ func (r *rx) serve() error {
 		}
 		if n < headerSize || n == r.vec.Len() {
 			continue // no frame, or one of an unheard-of size: lost
+		}
+		// It lies in the guest's buffers already, which the driver gets back afterwards.
+		if err := r.s.d.rxLimiter.Await(r, uint64(n-headerSize)); err != nil {
+			return err
 		}
 		if err := r.deliver(n, direct); err != nil {
 			return err
@@ -225,6 +230,15 @@ func (r *rx) unspill(skip int, p []byte) {
 		skip = 0
 	}
 }
+
+// Sleep tells the driver of what has come, before the frame in hand waits for the rate limiter.
+func (r *rx) Sleep(d time.Duration) error {
+	r.interrupt()
+	return r.q.Sleep(d)
+}
+
+// Wake ends a Sleep.
+func (r *rx) Wake() { r.q.Wake() }
 
 func (r *rx) interrupt() {
 	r.unsaid = 0

@@ -3,6 +3,7 @@ package net
 import (
 	"errors"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -45,6 +46,9 @@ func (t *tx) serve() error {
 			}
 			if !ok {
 				break
+			}
+			if err := t.s.d.txLimiter.Await(t, uint64(max(t.chain.ReadableLen()-headerSize, 0))); err != nil {
+				return err
 			}
 			if err := t.send(); err != nil {
 				return err
@@ -98,6 +102,15 @@ func (t *tx) tryWrite(fd uintptr) bool {
 	}
 	return true
 }
+
+// Sleep has the driver take back what has been sent, before the frame in hand waits for the rate limiter.
+func (t *tx) Sleep(d time.Duration) error {
+	t.interrupt()
+	return t.q.Sleep(d)
+}
+
+// Wake ends a Sleep.
+func (t *tx) Wake() { t.q.Wake() }
 
 func (t *tx) interrupt() {
 	if t.q.NeedsInterrupt() {
