@@ -1,0 +1,100 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/integration/bench/guest/task"
+)
+
+const mib = 1 << 20
+
+// unit is how a work's time becomes a figure.
+type unit struct {
+	name string
+	of   func(t task.Task, took time.Duration) float64
+}
+
+var (
+	mibPerSecond = unit{"MiB/s", func(t task.Task, took time.Duration) float64 { return float64(t.Bytes) / mib / took.Seconds() }}
+	opsPerSecond = unit{"op/s", func(t task.Task, took time.Duration) float64 { return float64(t.Count) / took.Seconds() }}
+	microseconds = unit{"µs", func(t task.Task, took time.Duration) float64 { return float64(took) / 1e3 / float64(t.Count) }}
+)
+
+// operation is a sub-benchmark: a work in a guest.
+type operation struct {
+	name string
+	task task.Task
+	unit unit
+}
+
+// perform has a machine do an operation b.N times, and reports the median.
+func perform(b *testing.B, v *vm, op operation) {
+	b.Helper()
+	samples := map[string][]float64{}
+	for _, took := range v.times(b.N) {
+		samples[op.unit.name] = append(samples[op.unit.name], op.unit.of(op.task, took))
+	}
+	report(b, samples)
+}
+
+// BenchmarkBlock is a raw file in memory as a drive. Guests go past their page cache. qd is how many operations are under way.
+func BenchmarkBlock(b *testing.B) {
+	mayRunVMs(b)
+	const size, block, count = 64 * mib, 128 << 10, 4000
+	peers := append([]vmm{fcVMM(), qemu(b, "qemu")}, firecracker()...)
+	for _, op := range []operation{
+		{"read-seq", task.Task{Work: task.BlockRead, Bytes: size, Block: block, Depth: 1}, mibPerSecond},
+		{"write-seq", task.Task{Work: task.BlockWrite, Bytes: size, Block: block, Depth: 1}, mibPerSecond},
+		{"read-4k-qd1", task.Task{Work: task.BlockRead, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: 1}, opsPerSecond},
+		{"write-4k-qd1", task.Task{Work: task.BlockWrite, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: 1}, opsPerSecond},
+		{"read-4k-qd32", task.Task{Work: task.BlockRead, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: 32}, opsPerSecond},
+		{"write-4k-qd32", task.Task{Work: task.BlockWrite, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: 32}, opsPerSecond},
+	} {
+		b.Run(op.name, func(b *testing.B) {
+			for _, p := range peers {
+				b.Run(p.name, func(b *testing.B) {
+					op.task.Rounds = b.N
+					drive := dataFile(b, filepath.Join(b.TempDir(), "drive"), size)
+					v := p.start(b, machine{memMiB: 256, task: op.task, drive: drive})
+					defer v.stop()
+					perform(b, v, op)
+					if op.task.Work == task.BlockWrite {
+						checkWritten(b, drive, op.task)
+					}
+				})
+			}
+		})
+	}
+}
+
+// dataFile makes a file that holds what guests expect to read.
+func dataFile(b *testing.B, path string, size int) string {
+	b.Helper()
+	data := make([]byte, size)
+	task.Fill(data)
+	task.Mark(data, 0, 0)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return path
+}
+
+// checkWritten looks for every block that a guest's last round wrote.
+func checkWritten(b *testing.B, path string, t task.Task) {
+	b.Helper()
+	data, err := os.ReadFile(path)
+	if err == nil && len(data) != t.Bytes {
+		err = fmt.Errorf("it has %d bytes, want %d", len(data), t.Bytes)
+	}
+	for i := 0; err == nil && i < t.Operations(); i++ {
+		off := t.Offset(i)
+		err = task.Check(data[off:off+t.Block], off/task.Page, t.Rounds-1)
+	}
+	if err != nil {
+		b.Fatalf("what the guest wrote to %s: %v", filepath.Base(path), err)
+	}
+}

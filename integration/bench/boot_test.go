@@ -1,0 +1,28 @@
+package bench
+
+import (
+	"testing"
+
+	"github.com/fcshim/containerd-shim-fc-v2/integration/bench/guest/task"
+)
+
+// BenchmarkBoot is the start of a machine with 128 MiB and no console, until its init runs: ms from the moment that it is told to,
+// which QEMU is by its exec, ms-exec from the VMM's exec, ms-api from there to the API's first answer.
+func BenchmarkBoot(b *testing.B) {
+	mayRunVMs(b)
+	for _, p := range append([]vmm{fcVMM(), qemu(b, "qemu")}, firecracker()...) {
+		b.Run(p.name, func(b *testing.B) {
+			image(b)
+			rounds(b, func() metrics {
+				v := p.start(b, machine{memMiB: 128, task: task.Task{Work: task.Boot}})
+				defer v.stop()
+				booted := v.booted()
+				m := metrics{"ms": ms(booted.Sub(v.started))}
+				if v.started != v.began {
+					m["ms-exec"], m["ms-api"] = ms(booted.Sub(v.began)), ms(v.answered.Sub(v.began))
+				}
+				return m
+			})
+		})
+	}
+}

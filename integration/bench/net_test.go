@@ -1,0 +1,68 @@
+package bench
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/fcshim/containerd-shim-fc-v2/integration/bench/guest/task"
+)
+
+// BenchmarkNet is a guest that talks to the host over a TAP: TCP both ways, small UDP packets with a window, and a byte there and back
+// over TCP. QEMU has the kernel's vhost-net where there is one.
+func BenchmarkNet(b *testing.B) {
+	mayRunVMs(b)
+	_ = exec.Command("modprobe", "vhost_net").Run() // built in, or not to be had
+	if _, err := os.Stat("/dev/vhost-net"); err != nil {
+		b.Logf("QEMU without vhost-net: %v", err)
+	}
+	const size, packets, trips = 64 * mib, 8000, 2000
+	peers := append([]vmm{fcVMM(), qemu(b, "qemu")}, firecracker()...)
+	for _, op := range []operation{
+		{"tcp-send", task.Task{Work: task.StreamSend, Bytes: size}, mibPerSecond},
+		{"tcp-recv", task.Task{Work: task.StreamRecv, Bytes: size}, mibPerSecond},
+		{"udp-send", task.Task{Work: task.PacketSend, Count: packets}, opsPerSecond},
+		{"udp-recv", task.Task{Work: task.PacketRecv, Count: packets}, opsPerSecond},
+		{"round-trip", task.Task{Work: task.StreamTrip, Count: trips}, microseconds},
+	} {
+		b.Run(op.name, func(b *testing.B) {
+			for _, p := range peers {
+				b.Run(p.name, func(b *testing.B) {
+					op.task.Rounds = b.N
+					tap := makeTAP(b)
+					serve := serveNet(b, op.task)
+					v := p.start(b, machine{memMiB: 256, task: op.task, tap: tap})
+					defer v.stop()
+					serve(v)
+					perform(b, v, op)
+				})
+			}
+		})
+	}
+}
+
+// makeTAP makes a TAP with the host's address, until the benchmark's end.
+func makeTAP(b *testing.B) string {
+	b.Helper()
+	const name = "bench-tap0"
+	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_DEFAULTS | netlink.TUNTAP_VNET_HDR}
+	if err := netlink.LinkAdd(tap); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := netlink.LinkDel(tap); err != nil {
+			b.Error(err)
+		}
+	})
+	address := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(task.HostIP).To4(), Mask: net.CIDRMask(30, 32)}}
+	if err := netlink.AddrAdd(tap, address); err != nil {
+		b.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(tap); err != nil {
+		b.Fatal(err)
+	}
+	return name
+}
