@@ -12,9 +12,11 @@
 //	GET   /vm/config          everything that has been configured, with defaults filled in
 //	GET   /machine-config     PUT and PATCH too
 //	PUT   /boot-source
-//	PUT   /drives/{id}        no PATCH: a drive does not change while the machine runs
+//	PUT   /drives/{id}
+//	PATCH /drives/{id}        after the start: path_on_host, rate_limiter
 //	PUT   /filesystems/{id}   not in Firecracker: fs_id, tag, path_on_host, is_read_only
-//	PUT   /network-interfaces/{id}   no PATCH, as there are no rate limiters, and no DELETE
+//	PUT   /network-interfaces/{id}   no DELETE
+//	PATCH /network-interfaces/{id}   after the start: rx_rate_limiter, tx_rate_limiter
 //	PUT   /vsock
 //	PUT   /entropy
 //	PUT   /serial
@@ -53,6 +55,9 @@ type Machine interface {
 	Resume(ctx context.Context) error
 	// SendCtrlAltDel presses the keys on the guest's keyboard.
 	SendCtrlAltDel(ctx context.Context) error
+	// UpdateDrive makes all of a change or nothing, and so does UpdateNetworkInterface.
+	UpdateDrive(ctx context.Context, u config.DriveUpdate) error
+	UpdateNetworkInterface(ctx context.Context, u config.NetworkInterfaceUpdate) error
 }
 
 // Options of a Server. All are required.

@@ -32,11 +32,27 @@ func (d document) bootSource(m member) (*config.BootSource, error) {
 
 func (d document) drive(m member) (config.Drive, error) {
 	var v config.Drive
-	s := schema{required: []string{"drive_id", "is_root_device"}, inert: map[string][]string{"rate_limiter": {"{}"}, "socket": nil}}
+	s := schema{required: []string{"drive_id", "is_root_device"}, inert: map[string][]string{"socket": nil}}
 	if err := d.fill(m.raw, m.at, &v, s); err != nil {
 		return v, err
 	}
 	return v, v.Validate()
+}
+
+func (d document) driveUpdate(m member) (config.DriveUpdate, error) {
+	var u config.DriveUpdate
+	if err := d.fill(m.raw, m.at, &u, schema{required: []string{"drive_id"}}); err != nil {
+		return u, err
+	}
+	return u, u.Validate()
+}
+
+func (d document) networkInterfaceUpdate(m member) (config.NetworkInterfaceUpdate, error) {
+	var u config.NetworkInterfaceUpdate
+	if err := d.fill(m.raw, m.at, &u, schema{required: []string{"iface_id"}}); err != nil {
+		return u, err
+	}
+	return u, u.Validate()
 }
 
 func (d document) filesystem(m member) (config.Filesystem, error) {
@@ -49,11 +65,7 @@ func (d document) filesystem(m member) (config.Filesystem, error) {
 
 func (d document) networkInterface(m member) (config.NetworkInterface, error) {
 	var n config.NetworkInterface
-	s := schema{
-		required: []string{"iface_id", "host_dev_name"},
-		inert:    map[string][]string{"rx_rate_limiter": {"{}"}, "tx_rate_limiter": {"{}"}},
-	}
-	if err := d.fill(m.raw, m.at, &n, s); err != nil {
+	if err := d.fill(m.raw, m.at, &n, schema{required: []string{"iface_id", "host_dev_name"}}); err != nil {
 		return n, err
 	}
 	return n, n.Validate()
@@ -69,7 +81,10 @@ func (d document) vsock(m member) (*config.Vsock, error) {
 
 func (d document) entropy(m member) (*config.Entropy, error) {
 	var e config.Entropy
-	return &e, d.fill(m.raw, m.at, &e, schema{inert: map[string][]string{"rate_limiter": {"{}"}}})
+	if err := d.fill(m.raw, m.at, &e, schema{}); err != nil {
+		return nil, err
+	}
+	return &e, e.Validate()
 }
 
 func (d document) serial(m member) (*config.Serial, error) {

@@ -91,6 +91,11 @@ func (c *Client) PutDrive(ctx context.Context, d config.Drive) error {
 	return c.call(ctx, http.MethodPut, "/drives/"+url.PathEscape(d.DriveID), d, nil)
 }
 
+// PatchDrive changes a drive of the running VM.
+func (c *Client) PatchDrive(ctx context.Context, u config.DriveUpdate) error {
+	return c.call(ctx, http.MethodPatch, "/drives/"+url.PathEscape(u.DriveID), u, nil)
+}
+
 // PutFilesystem adds or replaces a virtio-fs share.
 func (c *Client) PutFilesystem(ctx context.Context, f config.Filesystem) error {
 	return c.call(ctx, http.MethodPut, "/filesystems/"+url.PathEscape(f.FSID), f, nil)
@@ -99,6 +104,11 @@ func (c *Client) PutFilesystem(ctx context.Context, f config.Filesystem) error {
 // PutNetworkInterface adds or replaces a network interface.
 func (c *Client) PutNetworkInterface(ctx context.Context, n config.NetworkInterface) error {
 	return c.call(ctx, http.MethodPut, "/network-interfaces/"+url.PathEscape(n.IfaceID), n, nil)
+}
+
+// PatchNetworkInterface changes a network interface of the running VM.
+func (c *Client) PatchNetworkInterface(ctx context.Context, u config.NetworkInterfaceUpdate) error {
+	return c.call(ctx, http.MethodPatch, "/network-interfaces/"+url.PathEscape(u.IfaceID), u, nil)
 }
 
 // PutVsock gives the VM a vsock device.

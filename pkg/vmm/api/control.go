@@ -122,6 +122,27 @@ func (c *control) start(ctx context.Context) error {
 	return nil
 }
 
+// update has the machine make a change that change makes in a copy of its description, which is then recorded.
+func (c *control) update(ctx context.Context, change func(*config.VM) error, f func(Machine, context.Context) error) error {
+	return c.withMachine(ctx, func(m Machine, ctx context.Context) error {
+		vm, _ := c.snapshot()
+		vm = vm.Clone()
+		if err := change(&vm); err != nil {
+			return err
+		}
+		if err := vm.ValidateParts(); err != nil {
+			return err
+		}
+		if err := f(m, ctx); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.vm = vm
+		c.mu.Unlock()
+		return nil
+	})
+}
+
 // withMachine lets f use the machine, for a bounded time.
 func (c *control) withMachine(ctx context.Context, f func(Machine, context.Context) error) error {
 	done, err := c.takeTurn(ctx)

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
 // Decoding is stricter than encoding/json: keys match exactly and come once, unknown ones are refused, required ones are
@@ -33,6 +35,17 @@ type schema struct {
 	required []string
 	// inert maps Firecracker's keys for what does not exist here to the JSON values, besides null, that ask for nothing.
 	inert map[string][]string
+	// of is what this object is a part of, for errors: "rate_limiter/ops/".
+	of string
+}
+
+// partSchema is for the structs inside of others.
+func partSchema(v reflect.Value, name string) schema {
+	s := schema{of: name + "/"}
+	if v.Type() == reflect.TypeFor[config.TokenBucket]() {
+		s.required = []string{"size", "refill_time"}
+	}
+	return s
 }
 
 // errorAt is an error at an offset of the document.
@@ -77,13 +90,16 @@ func (d document) check() error {
 	return d.errorAt(offset, "%s", err)
 }
 
-// members splits the object raw, which lies at offset at of a document that passed check.
-func (d document) members(raw []byte, at int) ([]member, error) {
+// members splits the object raw, which lies at offset at of a document that passed check, and is called of.
+func (d document) members(of string, raw []byte, at int) ([]member, error) {
 	trimmed := bytes.TrimLeft(raw, " \t\r\n")
 	at += len(raw) - len(trimmed)
 	dec := json.NewDecoder(bytes.NewReader(trimmed))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, d.errorAt(at, "invalid type: want an object")
+		if of != "" {
+			of = strings.TrimSuffix(of, "/") + ": "
+		}
+		return nil, d.errorAt(at, "%sinvalid type: want an object", of)
 	}
 	var ms []member
 	seen := make(map[string]bool)
@@ -100,7 +116,7 @@ func (d document) members(raw []byte, at int) ([]member, error) {
 		}
 		m.raw, m.at = value, at+int(dec.InputOffset())-len(value)
 		if seen[m.key] {
-			return nil, d.errorAt(m.keyAt, "duplicate field `%s`", shorten(m.key))
+			return nil, d.errorAt(m.keyAt, "duplicate field `%s%s`", of, shorten(m.key))
 		}
 		seen[m.key] = true
 		ms = append(ms, m)
@@ -127,7 +143,7 @@ func (d document) elements(m member) ([]member, error) {
 
 // fill stores the object raw at offset at into the struct that into points to. Fields that are left out keep their value.
 func (d document) fill(raw []byte, at int, into any, s schema) error {
-	ms, err := d.members(raw, at)
+	ms, err := d.members(s.of, raw, at)
 	if err != nil {
 		return err
 	}
@@ -143,18 +159,25 @@ func (d document) fill(raw []byte, at int, into any, s schema) error {
 		}
 		field, ok := fields[m.key]
 		if !ok {
-			return d.errorAt(m.keyAt, "unknown field `%s`, expected one of %s", shorten(m.key), keyList(fields))
+			return d.errorAt(m.keyAt, "unknown field `%s%s`, expected one of %s", s.of, shorten(m.key), keyList(fields))
 		}
 		if null {
 			continue
 		}
+		if t := field.Type(); t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct {
+			field.Set(reflect.New(t.Elem()))
+			if err := d.fill(m.raw, m.at, field.Interface(), partSchema(field.Elem(), s.of+m.key)); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := json.Unmarshal(m.raw, field.Addr().Interface()); err != nil {
-			return d.errorAt(m.at, "%s is %s: want %s", m.key, shorten(compact(m.raw)), kindName(field))
+			return d.errorAt(m.at, "%s%s is %s: want %s", s.of, m.key, shorten(compact(m.raw)), kindName(field))
 		}
 		missing = slices.DeleteFunc(missing, func(k string) bool { return k == m.key })
 	}
 	if len(missing) > 0 {
-		return d.errorAt(at+len(raw), "missing field `%s`", missing[0])
+		return d.errorAt(at+len(raw), "missing field `%s%s`", s.of, missing[0])
 	}
 	return nil
 }
@@ -193,6 +216,8 @@ func kindName(v reflect.Value) string {
 		return "a string"
 	case reflect.Uint32:
 		return "an integer from 0 to 4294967295"
+	case reflect.Uint64:
+		return "an integer from 0 to 18446744073709551615"
 	case reflect.Int, reflect.Int64:
 		return "an integer"
 	}

@@ -27,6 +27,8 @@ type fakeMachine struct {
 	mu                    sync.Mutex
 	state                 config.State
 	pauses, resumes, keys int
+	drives                []config.DriveUpdate
+	interfaces            []config.NetworkInterfaceUpdate
 	err                   error
 }
 
@@ -50,6 +52,20 @@ func (m *fakeMachine) Pause(context.Context) error  { return m.set(config.Paused
 func (m *fakeMachine) Resume(context.Context) error { return m.set(config.Running, &m.resumes) }
 
 func (m *fakeMachine) SendCtrlAltDel(context.Context) error { return m.set(m.State(), &m.keys) }
+
+func (m *fakeMachine) UpdateDrive(_ context.Context, u config.DriveUpdate) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drives = append(m.drives, u)
+	return m.err
+}
+
+func (m *fakeMachine) UpdateNetworkInterface(_ context.Context, u config.NetworkInterfaceUpdate) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.interfaces = append(m.interfaces, u)
+	return m.err
+}
 
 // bench is a server with a fake machine, in a folder with the files that requests may name.
 type bench struct {

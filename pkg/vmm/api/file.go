@@ -18,7 +18,7 @@ func (s *Server) Configure(ctx context.Context, text []byte) error {
 	if err := d.check(); err != nil {
 		return fmt.Errorf("configuration file: %w", err)
 	}
-	ms, err := d.members(text, 0)
+	ms, err := d.members("", text, 0)
 	if err != nil {
 		return fmt.Errorf("configuration file: %w", err)
 	}

@@ -18,12 +18,13 @@ func TestConfigure(t *testing.T) {
   "cpu-config": null,
   "drives": [
     {"drive_id": "data", "partuuid": null, "is_root_device": false, "cache_type": "Unsafe", "is_read_only": false,
-     "path_on_host": "$D/data", "io_engine": "Sync", "rate_limiter": null, "socket": null},
+     "path_on_host": "$D/data", "io_engine": "Sync", "rate_limiter": {"bandwidth": {"size": 5, "one_time_burst": 6, "refill_time": 7}, "ops": null}, "socket": null},
     {"drive_id": "rootfs", "is_root_device": true, "is_read_only": true, "path_on_host": "$D/disk"}
   ],
   "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false, "track_dirty_pages": false, "huge_pages": "None"},
-  "balloon": null, "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01", "mtu": 1400}], "vsock": {"guest_cid": 3, "uds_path": "$D/v.sock"}, "logger": null, "metrics": null,
-  "mmds-config": null, "entropy": {"rate_limiter": null}, "pmem": [], "memory-hotplug": null,
+  "balloon": null, "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01", "mtu": 1400,
+    "rx_rate_limiter": {"ops": {"size": 1, "refill_time": 2}}, "tx_rate_limiter": {"ops": {"size": 3, "refill_time": 4}}}], "vsock": {"guest_cid": 3, "uds_path": "$D/v.sock"}, "logger": null, "metrics": null,
+  "mmds-config": null, "entropy": {"rate_limiter": {"ops": {"size": 8, "refill_time": 9}}}, "pmem": [], "memory-hotplug": null,
   "filesystems": [{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}], "serial": {"serial_out_path": "$D/console"}
 }`
 	const boot = `"boot-source": {"kernel_image_path": "$D/vmlinux"}`
@@ -84,14 +85,16 @@ func TestConfigure(t *testing.T) {
 			Machine:    config.Machine{VCPUCount: 2, MemSizeMiB: 1024, HugePages: "None"},
 			BootSource: &config.BootSource{KernelImagePath: b.dir + "/vmlinux", BootArgs: &args},
 			Drives: []config.Drive{
-				{DriveID: "data", PathOnHost: b.dir + "/data", CacheType: "Unsafe", IOEngine: "Sync"},
+				{DriveID: "data", PathOnHost: b.dir + "/data", CacheType: "Unsafe", IOEngine: "Sync",
+					RateLimiter: &config.RateLimiter{Bandwidth: &config.TokenBucket{Size: 5, OneTimeBurst: 6, RefillTime: 7}}},
 				{DriveID: "rootfs", PathOnHost: b.dir + "/disk", IsRootDevice: true, IsReadOnly: true, CacheType: "Unsafe", IOEngine: "Sync"},
 			},
-			Filesystems:       []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
-			NetworkInterfaces: []config.NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400}},
-			Vsock:             &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
-			Entropy:           &config.Entropy{},
-			Serial:            &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
+			Filesystems: []config.Filesystem{{FSID: "s", Tag: "shared", PathOnHost: b.dir + "/shared"}},
+			NetworkInterfaces: []config.NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400,
+				RxRateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 1, RefillTime: 2}}, TxRateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 3, RefillTime: 4}}}},
+			Vsock:   &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
+			Entropy: &config.Entropy{RateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 8, RefillTime: 9}}},
+			Serial:  &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
 		}
 		if !reflect.DeepEqual(vm, want) {
 			t.Errorf("got %+v, want %+v", vm, want)

@@ -22,6 +22,8 @@ func FuzzAPI(f *testing.F) {
 		{"PUT", "/boot-source", `{"kernel_image_path": "/proc/self/exe", "boot_args": "quiet\u0000"}`},
 		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "/proc/self/exe", "is_root_device": true, "is_read_only": true}`},
 		{"PATCH", "/drives/a", `{"drive_id": "a", "path_on_host": "/x"}`},
+		{"PATCH", "/drives/a", `{"drive_id": "a", "rate_limiter": {"ops": {"size": 18446744073709551615, "one_time_burst": null, "refill_time": 9223372036855}}}`},
+		{"PATCH", "/network-interfaces/eth0", `{"iface_id": "eth0", "rx_rate_limiter": {"bandwidth": null}, "tx_rate_limiter": {"ops": [{}]}}`},
 		{"PUT", "/filesystems/s", `{"fs_id": "s", "tag": "\ud800", "path_on_host": "/"}`},
 		{"PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:0g", "mtu": 68}`},
 		{"PUT", "/vsock", `{"guest_cid": 4294967295, "uds_path": "v.sock"}`},
@@ -42,6 +44,8 @@ func FuzzAPI(f *testing.F) {
 	f.Fuzz(func(t *testing.T, started bool, method, path string, body []byte) {
 		b := newBenchIn(dir)
 		if started {
+			b.must(t, "PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false}`)
+			b.must(t, "PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0"}`)
 			b.start(t)
 		}
 		for range 2 {

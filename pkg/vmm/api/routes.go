@@ -48,10 +48,14 @@ func route(method, path string) (handler, string) {
 			}
 		case "PUT drives":
 			return (*Server).putDrive, id
+		case "PATCH drives":
+			return (*Server).patchDrive, id
 		case "PUT filesystems":
 			return (*Server).putFilesystem, id
 		case "PUT network-interfaces":
 			return (*Server).putNetworkInterface, id
+		case "PATCH network-interfaces":
+			return (*Server).patchNetworkInterface, id
 		}
 		return nil, ""
 	}
@@ -169,6 +173,30 @@ func (s *Server) putNetworkInterface(ctx context.Context, r request) (any, error
 		return nil, err
 	}
 	return set(ctx, s.control, n, setNetworkInterface)
+}
+
+func (s *Server) patchDrive(ctx context.Context, r request) (any, error) {
+	u, err := decode(r, document.driveUpdate)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameID(r.id, u.DriveID); err != nil {
+		return nil, err
+	}
+	return nil, s.control.update(ctx, func(vm *config.VM) error { return updateDrive(vm, u) },
+		func(m Machine, ctx context.Context) error { return m.UpdateDrive(ctx, u) })
+}
+
+func (s *Server) patchNetworkInterface(ctx context.Context, r request) (any, error) {
+	u, err := decode(r, document.networkInterfaceUpdate)
+	if err != nil {
+		return nil, err
+	}
+	if err := sameID(r.id, u.IfaceID); err != nil {
+		return nil, err
+	}
+	return nil, s.control.update(ctx, func(vm *config.VM) error { return updateNetworkInterface(vm, u) },
+		func(m Machine, ctx context.Context) error { return m.UpdateNetworkInterface(ctx, u) })
 }
 
 func (s *Server) putVsock(ctx context.Context, r request) (any, error) {

@@ -17,15 +17,15 @@ func limiter() *RateLimiter {
 
 func valid() VM {
 	return VM{
-		Machine:           Machine{VCPUCount: 2, MemSizeMiB: 256},
-		BootSource:        &BootSource{KernelImagePath: "vmlinux", InitrdPath: "initrd", BootArgs: ptr("console=ttyS0")},
-		Drives:            []Drive{{DriveID: "rootfs", PathOnHost: "root.img", IsRootDevice: true, PartUUID: "0eaa91a0-01", RateLimiter: limiter()}, {DriveID: "b", PathOnHost: "b", RateLimiter: limiter()}},
-		Filesystems:       []Filesystem{{FSID: "shared", Tag: "shared", PathOnHost: "shared"}},
+		Machine:     Machine{VCPUCount: 2, MemSizeMiB: 256},
+		BootSource:  &BootSource{KernelImagePath: "vmlinux", InitrdPath: "initrd", BootArgs: ptr("console=ttyS0")},
+		Drives:      []Drive{{DriveID: "rootfs", PathOnHost: "root.img", IsRootDevice: true, PartUUID: "0eaa91a0-01", RateLimiter: limiter()}, {DriveID: "b", PathOnHost: "b", RateLimiter: limiter()}},
+		Filesystems: []Filesystem{{FSID: "shared", Tag: "shared", PathOnHost: "shared"}},
 		NetworkInterfaces: []NetworkInterface{{IfaceID: "eth0", HostDevName: "tap0", GuestMAC: "02:00:00:00:00:01", MTU: 1400, RxRateLimiter: limiter(), TxRateLimiter: limiter()},
 			{IfaceID: "b", HostDevName: "tap1", RxRateLimiter: limiter(), TxRateLimiter: limiter()}},
-		Vsock:             &Vsock{GuestCID: 3, UDSPath: "vsock.sock"},
-		Entropy:           &Entropy{RateLimiter: limiter()},
-		Serial:            &Serial{SerialOutPath: "console.log"},
+		Vsock:   &Vsock{GuestCID: 3, UDSPath: "vsock.sock"},
+		Entropy: &Entropy{RateLimiter: limiter()},
+		Serial:  &Serial{SerialOutPath: "console.log"},
 	}
 }
 

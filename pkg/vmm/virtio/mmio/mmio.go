@@ -117,8 +117,6 @@ func (t *Transport) read(off uint64) uint32 {
 		return vendor
 	case regInterruptStatus:
 		return t.interrupts.Load()
-	case regConfigGeneration:
-		return t.generation.Load()
 	case regSHMLenLow, regSHMLenHigh, regSHMBaseLow, regSHMBaseHigh:
 		return noSHM
 	}
@@ -139,6 +137,8 @@ func (t *Transport) read(off uint64) uint32 {
 		}
 	case regStatus:
 		return t.status
+	case regConfigGeneration:
+		return t.generation.Load() // under mu: see Reconfigure
 	}
 	return 0
 }
@@ -295,6 +295,19 @@ func (t *Transport) reset() error {
 	clear(t.queues)
 	t.interrupts.Store(0)
 	return err
+}
+
+// Reconfigure runs f, which changes the device's configuration space, and tells the driver if there is one. A driver that reads the
+// space meanwhile sees by the generation that it must do so again. f must not wait.
+func (t *Transport) Reconfigure(f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f()
+	if t.status&statusDriverOK != 0 {
+		t.interruptHandler.Config()
+	} else {
+		t.generation.Add(1)
+	}
 }
 
 // Close resets the device and closes the eventfds. Registers may still be accessed; writes to them do nothing. An error that

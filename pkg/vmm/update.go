@@ -1,0 +1,86 @@
+package vmm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
+	virtionet "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/net"
+)
+
+// UpdateDrive changes a drive of a running or paused machine: its file, which may be the one that it has, of another size;
+// and its limits. Either all of it is done or nothing. The guest is told of a new capacity.
+func (m *Machine) UpdateDrive(_ context.Context, u config.DriveUpdate) error {
+	if err := u.Validate(); err != nil {
+		return err
+	}
+	d, drive := find(m, func(b *block.Device) bool { return b.ID() == u.DriveID })
+	if d == nil {
+		return unknown("drive_id", u.DriveID, "drive")
+	}
+	var b *block.Backing
+	if u.PathOnHost != "" {
+		var err error
+		// Not under the lock: the host's file system may take its time.
+		if b, err = drive.Open(u.PathOnHost); err != nil {
+			return &inputError{err: err}
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.canUpdate("update of drive " + u.DriveID); err != nil {
+		if b != nil {
+			b.Close()
+		}
+		return err
+	}
+	if b != nil {
+		d.transport.Reconfigure(func() { drive.Swap(b) })
+	}
+	drive.Limit(u.RateLimiter)
+	return nil
+}
+
+// UpdateNetworkInterface changes the limits of a network interface of a running or paused machine.
+func (m *Machine) UpdateNetworkInterface(_ context.Context, u config.NetworkInterfaceUpdate) error {
+	if err := u.Validate(); err != nil {
+		return err
+	}
+	d, iface := find(m, func(n *virtionet.Device) bool { return n.ID() == u.IfaceID })
+	if d == nil {
+		return unknown("iface_id", u.IfaceID, "network interface")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.canUpdate("update of network interface " + u.IfaceID); err != nil {
+		return err
+	}
+	iface.Limit(u.RxRateLimiter, u.TxRateLimiter)
+	return nil
+}
+
+// canUpdate refuses a machine that is not there yet, or no more. The caller holds mu, so that the devices stay until it is done.
+func (m *Machine) canUpdate(op string) error {
+	if s := m.State(); s != config.Running && s != config.Paused {
+		return m.wrongState(op)
+	}
+	return nil
+}
+
+// find gives the device of a type that is the one. The list of devices does not change after New.
+func find[T any](m *Machine, is func(T) bool) (*device, T) {
+	for _, d := range m.devices {
+		if t, ok := d.dev.(T); ok && is(t) {
+			return d, t
+		}
+	}
+	var none T
+	return nil, none
+}
+
+func unknown(field, id, what string) error {
+	return fmt.Errorf("%s is %.64q: want the id of a %s of this microVM: %w", field, id, what, errdefs.ErrNotFound)
+}
