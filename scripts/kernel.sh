@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# kernel.sh: builds bin/vmlinux from Debian's linux-source-6.1 and guest/kernel/config.fragment, or takes $KERNEL.
-# The result is kept in the cache under a hash of the source, the config and the compiler.
+# kernel.sh: builds bin/vmlinux from Debian's linux-source-6.1, guest/kernel/config.fragment and guest/kernel/*.patch, or takes
+# $KERNEL. The result is kept in the cache under a hash of the source, the config, the patches and the compiler.
 . "$(dirname "$0")/lib.sh"
 
 if [ -n "${KERNEL:-}" ]; then
@@ -12,9 +12,10 @@ fi
 
 source=/usr/src/linux-source-6.1.tar.xz
 fragment=$root/guest/kernel/config.fragment
+patches=("$root"/guest/kernel/*.patch)
 [ -f "$source" ] || die "$source is missing (make deps installs linux-source-6.1)"
 version=$(dpkg-query -W -f '${Version}' linux-source-6.1)
-hash=$( (echo "$version"; gcc --version | head -n 1; ld --version | head -n 1; cat "$fragment" "$0") | sha256sum | cut -c 1-16)
+hash=$( (echo "$version"; gcc --version | head -n 1; ld --version | head -n 1; cat "$fragment" "${patches[@]}" "$0") | sha256sum | cut -c 1-16)
 kept=$cache/kernel/$hash
 mkdir -p "$cache/kernel"
 exec 8>"$cache/kernel/lock"
@@ -35,6 +36,19 @@ merge() {
 	return $lost
 }
 
+# apply TREE: applies the patches. They only make the boot cheaper, so that one which does not fit a later version of Debian's
+# source is left out: the kernel without it is as good, and make bench-check says what it costs.
+apply() {
+	local p
+	for p in "${patches[@]}"; do
+		if patch -d "$1" -p 1 -f --dry-run <"$p"; then
+			patch -d "$1" -p 1 -f <"$p"
+		else
+			say "${p##*/} does not fit Linux $version and is left out: the guest will boot slower"
+		fi
+	done
+}
+
 if [ ! -f "$kept/vmlinux" ]; then
 	tree=$cache/kernel/tree
 	rm -rf "$tree"
@@ -42,6 +56,7 @@ if [ ! -f "$kept/vmlinux" ]; then
 	trap 'rm -rf "$tree"' EXIT
 	log=$cache/kernel/build.log
 	run "unpacking Linux $version" "$log" tar -xJf "$source" -C "$tree" --strip-components=1
+	apply "$tree" >"$log"
 	run "configuring the guest kernel" "$log" merge "$tree"
 	# A fixed date, user and host: the same source gives the same file.
 	run "building the guest kernel (about 5 minutes on 2 cores)" "$log" make -C "$tree" -j "$(nproc)" vmlinux \
