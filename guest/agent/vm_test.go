@@ -58,7 +58,7 @@ func boot(t *testing.T, ctx context.Context, call bool) (*vm, *agent.Client, *ag
 	if err := os.MkdirAll(shared, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	args := config.DefaultBootArgs + " quiet " + consoleArgs + " fc_boot_timer=1 root=/dev/vda rootfstype=erofs ro init=/sbin/init " + os.Getenv("FC_ARGS")
+	args := config.LeanBootArgs + " quiet " + consoleArgs + " fc_boot_timer=1 root=/dev/vda rootfstype=erofs ro init=/sbin/init " + os.Getenv("FC_ARGS")
 	desc := config.VM{
 		Machine:     config.Machine{VCPUCount: 1, MemSizeMiB: 128},
 		BootSource:  &config.BootSource{KernelImagePath: filepath.Join(bin, "vmlinux"), BootArgs: &args},

@@ -155,7 +155,7 @@ func (v *vm) configure(ctx context.Context, o vmOptions, phases *timeline.Timeli
 func (v *vm) describe(o vmOptions) (*config.VM, error) {
 	s := o.Settings
 	// The defaults switch the serial port off: it costs a probe, and an exit for every character.
-	args := config.DefaultBootArgs + " quiet"
+	args := config.LeanBootArgs + " quiet"
 	desc := &config.VM{
 		Machine:     config.Machine{VCPUCount: o.Size.VCPUs, MemSizeMiB: o.Size.MemoryMiB},
 		Drives:      []config.Drive{{DriveID: "root", PathOnHost: s.Image, IsReadOnly: true}},

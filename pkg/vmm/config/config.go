@@ -118,11 +118,11 @@ const (
 	DefaultMemMiB      = 128
 	DefaultSerialBytes = 1 << 20
 	MaxBootArgs        = 2047
-	// DefaultBootArgs is what a guest boots with when BootSource.BootArgs is nil. The last three make the boot cheaper:
+	// DefaultBootArgs is what a guest boots with when BootSource.BootArgs is nil.
+	DefaultBootArgs = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
+	// LeanBootArgs makes the boot of a kernel cheaper that runs on a machine of ours:
 	//   - percpu_alloc=page: per-CPU areas as large as they are. Otherwise one is 2 MiB, all of it zeroed, and those added
 	//     later come with 4 MiB of bookkeeping: memory that the host must give page by page.
 	//   - pci=noearly: no search for quirks of a bus that is not there, 220 exits.
-	//   - tsc=reliable: KVM keeps the vCPUs' counters together, and the guest need not try each for up to 20 ms.
-	DefaultBootArgs = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce" +
-		" percpu_alloc=page pci=noearly tsc=reliable"
+	LeanBootArgs = DefaultBootArgs + " percpu_alloc=page pci=noearly"
 )
