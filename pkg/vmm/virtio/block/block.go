@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
@@ -29,6 +30,19 @@ const (
 	featureSegMax = 1 << 2
 	featureRO     = 1 << 5
 	featureFlush  = 1 << 9
+
+	featureDiscard     = 1 << 13
+	featureWriteZeroes = 1 << 14
+)
+
+// struct virtio_blk_config (virtio 1.2 §5.2.4): offsets, and its length up to the last field that this device has. The
+// limits of discards and of write-zeroes are sectors and ranges, of a request; then the alignment, and whether space may be freed.
+const (
+	configCapacity = 0
+	configSegMax   = 12
+	configDiscard  = 36
+	configZeroes   = 48
+	configLen      = 60
 )
 
 // Device is a drive. The methods of virtio.Device must not be called at the same time; the transport sees to that.
@@ -42,7 +56,7 @@ type Device struct {
 	mu      sync.Mutex
 	backing *Backing
 	busy    *Backing // of the request in work
-	config  [16]byte
+	config  [configLen]byte
 }
 
 // New opens the drive that cfg describes. A size that is no multiple of SectorSize is rounded down.
@@ -60,15 +74,22 @@ func New(cfg config.Drive) (*Device, error) {
 		return nil, err
 	}
 	d.limiter.Update(cfg.RateLimiter)
-	// struct virtio_blk_config: capacity, size_max, seg_max. A request has a header and a status beside its data.
 	d.setBacking(b)
-	binary.LittleEndian.PutUint32(d.config[12:], QueueSize-2)
+	binary.LittleEndian.PutUint32(d.config[configSegMax:], QueueSize-2) // beside the header and the status
+	if !d.readOnly {
+		binary.LittleEndian.PutUint32(d.config[configDiscard:], maxDiscardSectors)
+		binary.LittleEndian.PutUint32(d.config[configDiscard+4:], maxSegments)
+		binary.LittleEndian.PutUint32(d.config[configDiscard+8:], discardAlignment)
+		binary.LittleEndian.PutUint32(d.config[configZeroes:], maxZeroesSectors)
+		binary.LittleEndian.PutUint32(d.config[configZeroes+4:], maxSegments)
+		d.config[configZeroes+8] = 1 // the driver may let space be freed
+	}
 	return d, nil
 }
 
 func (d *Device) setBacking(b *Backing) {
 	d.backing = b
-	binary.LittleEndian.PutUint64(d.config[0:], b.sectors)
+	binary.LittleEndian.PutUint64(d.config[configCapacity:], b.sectors)
 }
 
 // ID is the drive's.
@@ -85,6 +106,8 @@ func (d *Device) Features() uint64 {
 	f := uint64(featureSegMax)
 	if d.readOnly {
 		f |= featureRO
+	} else {
+		f |= featureDiscard | featureWriteZeroes
 	}
 	if d.writeback {
 		f |= featureFlush
@@ -111,8 +134,19 @@ func (d *Device) WriteConfig(uint64, []byte) {}
 // Activate serves the queue from one goroutine.
 func (d *Device) Activate(a virtio.Activation) error {
 	q := a.Queues[0]
-	s := &server{Device: d, writeThrough: d.writeback && a.Features&featureFlush == 0}
+	s := d.serve(a.Features)
 	return d.worker.Start("drive "+d.id, q, a.Interrupt, func(c *queue.Chain) (uint32, error) { return s.handle(c, q) })
+}
+
+// serve is d at work for a driver that accepted features.
+func (d *Device) serve(features uint64) *server {
+	return &server{
+		Device:       d,
+		writeThrough: d.writeback && features&featureFlush == 0,
+		canDiscard:   !d.readOnly && features&featureDiscard != 0,
+		canZero:      !d.readOnly && features&featureWriteZeroes != 0,
+		fallocate:    unix.Fallocate,
+	}
 }
 
 // Reset waits for the request in work, at most one chunk of maxChunk bytes.

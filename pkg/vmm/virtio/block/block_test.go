@@ -231,9 +231,11 @@ func FuzzBlockRequest(f *testing.F) {
 	f.Add(uint32(0x00200001), request(typeOut, 2, 1024))
 	f.Add(uint32(0x03040501), request(typeGetID, 0, 21))
 	f.Add(uint32(0), request(typeFlush, 0, 1))
+	f.Add(uint32(0x08010101), append(append(request(typeDiscard, 0, 0), ranges(segment{8, 4, 0}, segment{1, 16, 0})...), 0))
+	f.Add(uint32(0x08010101), append(append(request(typeWriteZeroes, 0, 0), ranges(segment{8, 4, flagUnmap}, segment{0, 1 << 31, 0})...), 0))
 	mem := vt.Memory(f, 1<<20).Regions()[0].Mem
 	d, _ := drive(f, 8192, config.Drive{DriveID: "fuzz", CacheType: "Writeback"})
-	s := &server{Device: d}
+	s := d.serve(d.Features())
 	f.Fuzz(func(t *testing.T, cut uint32, data []byte) {
 		if len(data) > len(mem) {
 			return
@@ -270,7 +272,7 @@ func FuzzBlockRequest(f *testing.F) {
 func BenchmarkRead4K(b *testing.B) {
 	d, _ := drive(b, 1<<20, config.Drive{})
 	m := vt.Memory(b, 1<<20).Regions()[0].Mem
-	s := &server{Device: d}
+	s := d.serve(0)
 	c := queue.Chain{Readable: [][]byte{m[:16]}, Writable: [][]byte{m[4096:8192], m[16:17]}}
 	b.SetBytes(4096)
 	b.ReportAllocs()

@@ -20,6 +20,9 @@ const (
 	typeFlush = 4
 	typeGetID = 8
 
+	typeDiscard     = 11
+	typeWriteZeroes = 13
+
 	statusOK    = 0
 	statusIOErr = 1
 	statusUnsup = 2
@@ -36,6 +39,13 @@ type server struct {
 	vec          iov.Vec
 	header       [headerSize]byte
 	disk         *Backing // for the request in work
+
+	// Whether the driver accepted discards and write-zeroes, and what one of these needs: the ranges, as they came and read.
+	canDiscard, canZero bool
+	ranges              [maxSegments * segmentSize]byte
+	segments            []segment
+	zeros               []byte // made by the first who needs them
+	fallocate           func(fd int, mode uint32, off, n int64) error
 }
 
 // ring is the part of a queue that a request looks at while it is in work.
@@ -78,13 +88,27 @@ func (s *server) handle(c *queue.Chain, q ring) (uint32, error) {
 	return uint32(min(written+1, 1<<32-1)), nil
 }
 
-// cost is the number of bytes that a request takes from the rate limiter: those that it moves, if all is well.
+// cost is the number of bytes that a request takes from the rate limiter: those that it moves, if all is well. It loads the
+// request's ranges, if it has any.
 func (s *server) cost(c *queue.Chain, space int) uint64 {
 	switch binary.LittleEndian.Uint32(s.header[:]) {
 	case typeIn:
 		return uint64(space)
 	case typeOut:
 		return uint64(max(c.ReadableLen()-headerSize, 0))
+	case typeWriteZeroes:
+		// They are written, at worst.
+		n := uint64(0)
+		if s.canZero && s.loadSegments(c) {
+			for _, g := range s.segments {
+				n += uint64(min(g.sectors, maxZeroesSectors)) * SectorSize
+			}
+		}
+		return n
+	case typeDiscard:
+		if s.canDiscard {
+			s.loadSegments(c)
+		}
 	}
 	return 0
 }
@@ -116,7 +140,20 @@ func (s *server) do(c *queue.Chain, space int, q ring) (status byte, written int
 		copy(id[:], s.id)
 		return statusOK, scatter(c.Writable, id[:min(idSize, space)]), nil
 	}
-	return statusUnsup, 0, nil
+	return s.doRanges(q)
+}
+
+// doRanges carries out what a request asks for that moves no data, if the driver may ask for it.
+func (s *server) doRanges(q ring) (status byte, written int, err error) {
+	switch typ := binary.LittleEndian.Uint32(s.header[:]); {
+	case typ == typeDiscard && s.canDiscard:
+		status, err = s.discard(q)
+	case typ == typeWriteZeroes && s.canZero:
+		status, err = s.writeZeroes(q)
+	default:
+		status = statusUnsup
+	}
+	return status, 0, err
 }
 
 // transfer moves n bytes of bufs behind skip from or to the drive.

@@ -45,14 +45,18 @@ func TestCosts(t *testing.T) {
 		{"flush", typeFlush, headerSize, 0, 0, 0},
 		{"id", typeGetID, headerSize, 0, 20, 0},
 		{"unknown", 99, headerSize, 512, 512, 0},
+		{"discard", typeDiscard, headerSize, 16, 0, 0},
+		{"zeros", typeWriteZeroes, headerSize, 32, 0, 2 * 7 * 512},
+		{"zeros, half a range", typeWriteZeroes, headerSize, 24, 0, 0},
 		{"short header", typeIn, 15, 0, 512, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			limit := limit
 			d, _ := drive(t, 1<<16, config.Drive{CacheType: "Writeback", RateLimiter: &limit})
-			s := &server{Device: d}
+			s := d.serve(d.Features())
 			clear(mem[:headerSize])
 			binary.LittleEndian.PutUint32(mem, tt.typ)
+			copy(mem[4096:], ranges(segment{0, 7, 0}, segment{100, 7, 0}))
 			c := queue.Chain{Readable: [][]byte{mem[:tt.header], mem[4096:][:tt.out]}, Writable: [][]byte{mem[1<<19:][:tt.in], mem[4095:4096]}}
 			if _, err := s.handle(&c, running{}); err != nil {
 				t.Fatal(err)

@@ -112,6 +112,10 @@ func guestDo(l links, command []string) (string, error) {
 		return sum(c)
 	case "echo":
 		return "echoed", guestEcho(command[1])
+	case "pour":
+		return "poured", pour(command[1])
+	case "rate":
+		return guestRate(command[1], command[2], 3*time.Second)
 	case "rebind":
 		dev, err := os.Readlink("/sys/class/net/eth1/device")
 		if err != nil {
@@ -162,5 +166,40 @@ func guestEcho(addr string) error {
 			return fmt.Errorf("no answer to %d bytes within %s", size, guestPatience)
 		}
 	}
+	return nil
+}
+
+// guestRate is how many bytes a second an interface moves in a direction, over seconds of the guest's clock.
+func guestRate(iface, direction string, d time.Duration) (string, error) {
+	count := func() (n float64, at time.Time, err error) {
+		b, err := os.ReadFile("/sys/class/net/" + iface + "/statistics/" + direction + "_bytes")
+		if err == nil {
+			_, err = fmt.Sscan(string(b), &n)
+		}
+		return n, time.Now(), err
+	}
+	before, begin, err := count()
+	if err != nil {
+		return "", err
+	}
+	time.Sleep(d)
+	after, end, err := count()
+	return fmt.Sprint((after - before) / end.Sub(begin).Seconds()), err
+}
+
+// pour sends to the host for as long as it takes, or drinks what comes from there, in the background.
+func pour(port string) error {
+	c, err := net.DialTimeout("tcp", host0+port, guestPatience)
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer c.Close()
+		if port == sinkPort {
+			io.Copy(c, rand.NewChaCha8([32]byte{fromGuest}))
+		} else {
+			io.Copy(io.Discard, c)
+		}
+	}()
 	return nil
 }

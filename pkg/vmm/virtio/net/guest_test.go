@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
@@ -232,6 +233,50 @@ func TestGuest(t *testing.T) {
 	t.Logf("to the guest: %v, %.0f frames of %.0f bytes", time.Since(begin), n, size/n)
 	if size/n < 1600 {
 		t.Error("no large frames for the guest")
+	}
+
+	// Each direction keeps to a limit that is set while it runs, by the guest's clock, and goes on when that is lifted. A rate is
+	// never above the limit; a busy host may spoil one of the measurements by being slow.
+	for _, tt := range []struct {
+		direction, port string
+		limit           func(*config.NetworkInterfaceUpdate) **config.RateLimiter
+	}{
+		{"tx", sinkPort, func(u *config.NetworkInterfaceUpdate) **config.RateLimiter { return &u.TxRateLimiter }},
+		{"rx", sourcePort, func(u *config.NetworkInterfaceUpdate) **config.RateLimiter { return &u.RxRateLimiter }},
+	} {
+		set := func(b config.TokenBucket) {
+			t.Helper()
+			u := config.NetworkInterfaceUpdate{IfaceID: "first"}
+			*tt.limit(&u) = &config.RateLimiter{Bandwidth: &b}
+			must(m.UpdateNetworkInterface(context.Background(), u))
+		}
+		const perSecond = 512 << 10
+		set(config.TokenBucket{Size: perSecond / 4, RefillTime: 250})
+		l := map[string]*net.TCPListener{sinkPort: sink, sourcePort: source}[tt.port]
+		must(l.SetDeadline(time.Now().Add(hostPatience)))
+		ask("pour %s", tt.port)
+		stream, err := l.Accept()
+		must(err)
+		go io.Copy(io.Discard, stream)
+		if tt.port == sourcePort {
+			go io.Copy(stream, rand.NewChaCha8([32]byte{fromHost}))
+		}
+		ask("rate eth0 %s", tt.direction) // until the bucket is empty
+		best := 0.0
+		for range 3 {
+			rate := number(ask("rate eth0 %s", tt.direction))
+			t.Logf("%s: %.0f bytes/s, limit %d", tt.direction, rate, perSecond)
+			if rate > 1.05*perSecond {
+				t.Errorf("%s: %.0f bytes/s, more than %d", tt.direction, rate, perSecond)
+			}
+			best = max(best, rate)
+		}
+		if best < 0.95*perSecond {
+			t.Errorf("%s: %.0f bytes/s, less than %d", tt.direction, best, perSecond)
+		}
+		set(config.TokenBucket{})
+		stream.Close()
+		echo()
 	}
 
 	// Another driver takes over.
