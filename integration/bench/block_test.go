@@ -59,7 +59,7 @@ func BenchmarkBlock(b *testing.B) {
 				b.Run(p.name, func(b *testing.B) {
 					op.task.Rounds = b.N
 					drive := dataFile(b, filepath.Join(b.TempDir(), "drive"), size)
-					v := p.start(b, machine{memMiB: 256, task: op.task, drive: drive})
+					v := p.boot(b, machine{memMiB: 256, task: op.task, drive: drive})
 					defer v.stop()
 					perform(b, v, op)
 					if op.task.Work == task.BlockWrite {

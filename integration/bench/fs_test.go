@@ -25,6 +25,7 @@ func BenchmarkFS(b *testing.B) {
 	mayRunVMs(b)
 	peers := []vmm{fcVMM()}
 	if _, err := os.Stat(virtiofsd); err == nil {
+		preload(b, virtiofsd)
 		peers = append(peers, qemu(b, "virtiofsd"))
 	} else {
 		b.Logf("no virtiofsd: %v", err)
@@ -49,7 +50,7 @@ func BenchmarkFS(b *testing.B) {
 				b.Run(p.name, func(b *testing.B) {
 					op.task.Rounds = b.N
 					share := makeShare(b, op.task)
-					v := p.start(b, machine{memMiB: 512, task: op.task, share: share})
+					v := p.boot(b, machine{memMiB: 512, task: op.task, share: share})
 					defer v.stop()
 					perform(b, v, op)
 					checkShare(b, share, op.task)

@@ -33,10 +33,8 @@ func BenchmarkNet(b *testing.B) {
 				b.Run(p.name, func(b *testing.B) {
 					op.task.Rounds = b.N
 					tap := makeTAP(b)
-					serve := serveNet(b, op.task)
-					v := p.start(b, machine{memMiB: 256, task: op.task, tap: tap})
+					v := p.boot(b, machine{memMiB: 256, task: op.task, tap: tap, serve: func(v *vm) { v.serveNet(op.task) }})
 					defer v.stop()
-					serve(v)
 					perform(b, v, op)
 				})
 			}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"testing"
+	"strconv"
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/integration/bench/guest/task"
@@ -22,29 +22,34 @@ func (v *vm) serve(f func() error, l io.Closer) {
 	}
 }
 
-// serveNet listens for the guest before there is one.
-func serveNet(b *testing.B, t task.Task) func(*vm) {
-	b.Helper()
+// serveNet listens for the guest, whose kernel takes longer to come up than this does.
+func (v *vm) serveNet(t task.Task) {
+	v.b.Helper()
 	if t.Work == task.PacketSend || t.Work == task.PacketRecv {
 		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(task.HostIP), Port: task.Port})
 		if err != nil {
-			b.Fatal(err)
+			v.fatal(err)
 		}
-		return func(v *vm) { v.serve(func() error { return talkPackets(c, t) }, c) }
+		v.serve(func() error { return talkPackets(c, t) }, c)
+		return
 	}
-	l, err := net.Listen("tcp4", net.JoinHostPort(task.HostIP, fmt.Sprint(task.Port)))
+	l, err := net.Listen("tcp4", net.JoinHostPort(task.HostIP, strconv.Itoa(task.Port)))
 	if err != nil {
-		b.Fatal(err)
+		v.fatal(err)
 	}
-	return func(v *vm) {
-		v.serve(func() error {
-			conn, err := l.Accept()
-			if err != nil {
-				return err
-			}
-			return talk(conn, t)
-		}, l)
-	}
+	v.serveStream(l, t)
+}
+
+// serveStream takes the guest's connection.
+func (v *vm) serveStream(l net.Listener, t task.Task) {
+	v.serve(func() error {
+		defer l.Close()
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		return talk(conn, t)
+	}, l)
 }
 
 // talk is the host's end of a stream work.

@@ -15,7 +15,8 @@ import (
 const virtiofsd = "/usr/lib/qemu/virtiofsd"
 
 // qemu is QEMU's microvm machine as its documentation recommends it: no legacy devices but the port that the guest talks through, no
-// option ROMs, modern virtio; but one I/O APIC, KVM's: from the second, which is QEMU's own, guests got no interrupts here. It is Debian's own build for this machine where that has what the machine needs.
+// option ROMs, modern virtio; but one I/O APIC, KVM's: from the second, which is QEMU's own, guests got no interrupts here. It is
+// Debian's own build for this machine where that has what the machine needs.
 func qemu(b *testing.B, name string) vmm {
 	b.Helper()
 	program, err := exec.LookPath("qemu-system-x86_64")
@@ -26,6 +27,7 @@ func qemu(b *testing.B, name string) vmm {
 	if err != nil {
 		small = program
 	}
+	preload(b, program, small)
 	return vmm{name, func(b *testing.B, m machine) *vm {
 		v := newVM(b)
 		p := program
@@ -39,6 +41,29 @@ func qemu(b *testing.B, name string) vmm {
 		v.started = v.began
 		return v
 	}}
+}
+
+// preload reads programs, their libraries and QEMU's firmware into the host's page cache: see inMemory.
+func preload(b *testing.B, programs ...string) {
+	b.Helper()
+	files := append([]string{}, programs...)
+	for _, p := range programs {
+		libraries, err := exec.Command("ldd", p).Output()
+		if err != nil {
+			b.Fatalf("ldd %s: %v", p, err)
+		}
+		for word := range strings.FieldsSeq(string(libraries)) {
+			if filepath.IsAbs(word) {
+				files = append(files, word)
+			}
+		}
+	}
+	firmware, _ := filepath.Glob("/usr/share/*/bios-microvm.bin") // where it lies differs: what is missing is only slower
+	for _, f := range append(files, firmware...) {
+		if _, err := os.ReadFile(f); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func (v *vm) qemuArgs(m machine) []string {

@@ -33,9 +33,8 @@ func BenchmarkVsock(b *testing.B) {
 			for _, p := range peers {
 				b.Run(p.name, func(b *testing.B) {
 					op.task.Rounds = b.N
-					v := p.start(b, machine{memMiB: 256, task: op.task, vsock: true})
+					v := p.boot(b, machine{memMiB: 256, task: op.task, vsock: true, serve: func(v *vm) { v.serveVsock(p.name, op.task) }})
 					defer v.stop()
-					v.serveVsock(p.name, op.task)
 					perform(b, v, op)
 				})
 			}
@@ -43,7 +42,7 @@ func BenchmarkVsock(b *testing.B) {
 	}
 }
 
-// serveVsock takes the guest's connection. The guest's kernel takes longer to come up than this does.
+// serveVsock is serveNet for VM sockets.
 func (v *vm) serveVsock(vmm string, t task.Task) {
 	v.b.Helper()
 	var l net.Listener
@@ -56,12 +55,5 @@ func (v *vm) serveVsock(vmm string, t task.Task) {
 	if err != nil {
 		v.fatal(err)
 	}
-	v.serve(func() error {
-		defer l.Close()
-		conn, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		return talk(conn, t)
-	}, l)
+	v.serveStream(l, t)
 }
