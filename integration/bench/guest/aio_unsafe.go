@@ -12,18 +12,16 @@ import (
 
 // iocb and ioEvent are Linux's (include/uapi/linux/aio_abi.h), little-endian.
 type iocb struct {
-	data      uint64
-	key       uint32
-	rwFlags   uint32
-	opcode    uint16
-	prio      int16
-	fd        uint32
-	buf       uint64
-	bytes     uint64
-	offset    int64
-	reserved2 uint64
-	flags     uint32
-	resFD     uint32
+	data   uint64
+	_, _   uint32 // key, flags of this operation
+	opcode uint16
+	_      int16 // priority
+	fd     uint32
+	buf    uint64
+	bytes  uint64
+	offset int64
+	_      uint64
+	_, _   uint32 // flags, eventfd
 }
 
 type ioEvent struct {
