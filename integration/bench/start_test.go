@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,28 +43,34 @@ func BenchmarkExec(b *testing.B) {
 	})
 }
 
-// podStarted is a field of the shim's line about a pod's start: a phase and how long it took.
-var podStarted = regexp.MustCompile(` (\w+)="?([0-9.]+(?:ns|µs|ms|s))`)
+// phase is a field of the shim's lines about a pod's start and end: what, and how long it took.
+var phase = regexp.MustCompile(` (\w+)="?([0-9.]+(?:ns|µs|ms|s))`)
 
-// startPhases returns what the shim logged of the last start since the offset.
-func startPhases(b *testing.B, c *harness.Containerd, from int64) metrics {
+// phases returns what the shim logged of the last start and end since the offset, in ms.
+func phases(b *testing.B, c *harness.Containerd, from int64) metrics {
 	b.Helper()
-	var line string
-	for l := range strings.Lines(c.LogTail(from)) {
-		if strings.Contains(l, "pod started") {
-			line = l
-		}
-	}
 	m := metrics{}
-	for _, field := range podStarted.FindAllStringSubmatch(line, -1) {
-		d, err := time.ParseDuration(field[2])
-		if err != nil {
-			b.Fatalf("%s in %q: %v", field[1], line, err)
+	log := c.LogTail(from)
+	for line := range strings.Lines(log) {
+		var unit string
+		switch {
+		case strings.Contains(line, "pod started"):
+			unit = "ms-"
+		case strings.Contains(line, "pod ended"):
+			unit = "ms-end-"
+		default:
+			continue
 		}
-		m["ms-"+field[1]] = ms(d)
+		for _, field := range phase.FindAllStringSubmatch(line, -1) {
+			d, err := time.ParseDuration(field[2])
+			if err != nil {
+				b.Fatalf("%s in %q: %v", field[1], line, err)
+			}
+			m[unit+field[1]] = ms(d)
+		}
 	}
-	if len(m) == 0 {
-		b.Fatalf("the shim said nothing of its start in %s", strconv.Quote(c.LogTail(from)))
+	if m["ms-total"] == 0 || m["ms-end-total"] == 0 {
+		b.Fatalf("the shim did not tell of a start and an end in %s", log)
 	}
 	return m
 }
@@ -85,7 +90,7 @@ func BenchmarkStart(b *testing.B) {
 					if r.Status != 0 {
 						b.Fatal(r)
 					}
-					m := startPhases(b, c, from)
+					m := phases(b, c, from)
 					m["ms-run"] = ms(r.Took)
 					return m
 				})

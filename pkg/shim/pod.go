@@ -122,10 +122,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	if p.settings.Debug {
 		_ = log.SetLevel("debug")
 	}
-	var phases *timeline.Timeline
-	if log.G(ctx).Logger.IsLevelEnabled(log.DebugLevel) {
-		phases = timeline.New(began)
-	}
+	phases := newTimeline(ctx, began)
 	if len(p.leftOut) > 0 {
 		log.G(ctx).WithField("container", p.id).Warnf("left out of the spec, for it has no meaning in a VM: %s", strings.Join(p.leftOut, ", "))
 	}
@@ -217,6 +214,14 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	return c, nil
 }
 
+// newTimeline makes a timeline if somebody reads it.
+func newTimeline(ctx context.Context, began time.Time) *timeline.Timeline {
+	if !log.G(ctx).Logger.IsLevelEnabled(log.DebugLevel) {
+		return nil
+	}
+	return timeline.New(began)
+}
+
 // joinCleanup adds to an error what went wrong when its consequences were undone.
 func joinCleanup(err, cleanup error) error {
 	if cleanup == nil {
@@ -256,15 +261,26 @@ func (s *service) remove(ctx context.Context, c *container) (processState, error
 	p := s.pod
 	last := len(p.containers) == 1
 	s.mu.Unlock()
+	phases := newTimeline(ctx, time.Now())
 	var errs []error
 	if last {
 		errs = append(errs, p.vm.stop(ctx))
 	} else if _, err := ask(ctx, "Delete", c.vm.agent.Delete, &agentpb.DeleteRequest{ContainerId: c.id}); err != nil {
 		errs = append(errs, err)
 	}
-	errs = append(errs, c.host.close(ctx), p.tree.remove(c.id))
+	if last && c.host.cgroup.set() {
+		errs = append(errs, p.vm.process.awaitExit("its guest's end")) // it is in the cgroup, which is to be removed
+	}
+	phases.Mark("vm")
+	errs = append(errs, c.host.close(ctx))
+	phases.Mark("host")
+	errs = append(errs, p.tree.remove(c.id))
 	if last {
 		errs = append(errs, p.tree.close())
+	}
+	phases.Mark("mounts")
+	if phases != nil {
+		log.G(ctx).WithFields(phases.Fields()).WithField("container", c.id).Debug("pod ended")
 	}
 	if err := errors.Join(errs...); err != nil {
 		log.G(ctx).WithError(err).WithField("container", c.id).Error("something of a deleted container is left")

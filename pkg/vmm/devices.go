@@ -122,9 +122,7 @@ func (m *Machine) connect(d *device) (err error) {
 	if d.window.GSI > lastGSI {
 		return fmt.Errorf("no interrupt is left: want at most %d virtio devices", lastGSI-firstGSI+1)
 	}
-	if d.irq, err = newIRQLine(m.vm, d.window.GSI); err != nil {
-		return err
-	}
+	d.irq = newIRQLine(m.vm, d.window.GSI)
 	if d.transport, err = mmio.New(d.dev, m.mem, d.irq); err != nil {
 		return err
 	}

@@ -32,10 +32,7 @@ func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
 	}
 	lines := make(map[uint32]*irqLine)
 	for _, gsi := range []uint32{serialGSI, keyboardGSI} {
-		l, err := newIRQLine(m.vm, gsi)
-		if err != nil {
-			return err
-		}
+		l := newIRQLine(m.vm, gsi)
 		m.files = append(m.files, l)
 		lines[gsi] = l
 	}

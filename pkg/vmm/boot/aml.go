@@ -97,8 +97,8 @@ func resIO(port uint16, n byte) []byte {
 	return []byte{0x47, 1, byte(port), byte(port >> 8), byte(port), byte(port >> 8), 1, n}
 }
 
-// resInterrupt is an Extended Interrupt descriptor: edge-triggered, active high, not shared, as an irqfd without a
-// resample descriptor delivers it (§6.4.3.6).
+// resInterrupt is an Extended Interrupt descriptor: edge-triggered, active high, not shared, which is how the VMM raises its
+// lines (§6.4.3.6).
 func resInterrupt(gsi uint32) []byte {
 	const consumer, edge = 1 << 0, 1 << 1
 	return binary.LittleEndian.AppendUint32([]byte{0x89, 6, 0, consumer | edge, 1}, gsi)

@@ -23,7 +23,6 @@ const (
 	CapIrqchip       Capability = 0
 	CapUserMemory    Capability = 3
 	CapNrVCPUs       Capability = 9
-	CapIrqfd         Capability = 32
 	CapIoeventfd     Capability = 36
 	CapMaxVCPUs      Capability = 66
 	CapImmediateExit Capability = 136

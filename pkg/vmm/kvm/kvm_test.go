@@ -12,7 +12,7 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 		t.Errorf("with all of them: %v", err)
 	}
 	want := map[Capability]string{
-		0: "KVM_CAP_IRQCHIP", 3: "KVM_CAP_USER_MEMORY", 4: "KVM_CAP_SET_TSS_ADDR", 7: "KVM_CAP_EXT_CPUID", 32: "KVM_CAP_IRQFD",
+		0: "KVM_CAP_IRQCHIP", 3: "KVM_CAP_USER_MEMORY", 4: "KVM_CAP_SET_TSS_ADDR", 7: "KVM_CAP_EXT_CPUID",
 		33: "KVM_CAP_PIT2", 36: "KVM_CAP_IOEVENTFD", 37: "KVM_CAP_SET_IDENTITY_MAP_ADDR", 76: "KVM_CAP_KVMCLOCK_CTRL",
 		136: "KVM_CAP_IMMEDIATE_EXIT",
 	}
@@ -37,7 +37,7 @@ func TestStructureSizes(t *testing.T) {
 		size uintptr
 	}{
 		{"kvm_userspace_memory_region", kvmSetUserMemory, unsafe.Sizeof(memoryRegion{})},
-		{"kvm_irqfd", kvmIrqfd, unsafe.Sizeof(irqfd{})},
+		{"kvm_irq_level", kvmIRQLine, unsafe.Sizeof(IRQLevel{})},
 		{"kvm_ioeventfd", kvmIoeventfd, unsafe.Sizeof(ioeventfd{})},
 		{"kvm_pit_config", kvmCreatePIT2, unsafe.Sizeof(pitConfig{})},
 		{"kvm_regs", kvmSetRegs, unsafe.Sizeof(Regs{})},

@@ -14,7 +14,7 @@ const (
 	kvmSetTSSAddr         = 0xae47
 	kvmSetIdentityMapAddr = 0x4008ae48
 	kvmCreateIrqchip      = 0xae60
-	kvmIrqfd              = 0x4020ae76
+	kvmIRQLine            = 0x4008ae61
 	kvmCreatePIT2         = 0x4040ae77
 	kvmIoeventfd          = 0x4040ae79
 	kvmRun                = 0xae80
@@ -51,7 +51,6 @@ var required = [...]struct {
 	{CapUserMemory, "KVM_CAP_USER_MEMORY"},
 	{CapSetTSSAddr, "KVM_CAP_SET_TSS_ADDR"},
 	{CapExtCPUID, "KVM_CAP_EXT_CPUID"},
-	{CapIrqfd, "KVM_CAP_IRQFD"},
 	{CapPIT2, "KVM_CAP_PIT2"},
 	{CapIoeventfd, "KVM_CAP_IOEVENTFD"},
 	{CapSetIdentityMap, "KVM_CAP_SET_IDENTITY_MAP_ADDR"},
@@ -73,11 +72,6 @@ type memoryRegion struct {
 type pitConfig struct {
 	Flags uint32
 	_     [15]uint32
-}
-
-type irqfd struct {
-	FD, GSI, Flags, ResampleFD uint32
-	_                          [16]byte
 }
 
 type ioeventfd struct {

@@ -55,12 +55,14 @@ func (vm *VM) CreatePIT2() error {
 	return ioctlPtr(vm.fd, "KVM_CREATE_PIT2", kvmCreatePIT2, &cfg)
 }
 
-// Irqfd makes every write to the eventfd raise GSI gsi as an edge (KVM API 4.75).
-func (vm *VM) Irqfd(event *os.File, gsi uint32) error {
-	return withFD(event, func(fd uintptr) error {
-		a := irqfd{FD: uint32(fd), GSI: gsi}
-		return ioctlPtr(vm.fd, "KVM_IRQFD", kvmIrqfd, &a)
-	})
+// IRQLevel is a line's state for SetIRQLine. It has the layout of struct kvm_irq_level.
+type IRQLevel struct {
+	GSI, Level uint32
+}
+
+// SetIRQLine sets the level of a line into the in-kernel interrupt controllers (KVM API 4.25). It does not allocate.
+func (vm *VM) SetIRQLine(l *IRQLevel) error {
+	return ioctlPtr(vm.fd, "KVM_IRQ_LINE", kvmIRQLine, l)
 }
 
 // Ioeventfd makes a guest's four-byte write of value to guest-physical address addr signal the eventfd, without an exit to
