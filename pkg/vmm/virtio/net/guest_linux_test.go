@@ -115,7 +115,7 @@ func guestDo(l links, command []string) (string, error) {
 	case "pour":
 		return "poured", pour(command[1])
 	case "rate":
-		return guestRate(command[1], command[2], 3*time.Second)
+		return guestRate(command[1], command[2], 5*time.Second)
 	case "rebind":
 		dev, err := os.Readlink("/sys/class/net/eth1/device")
 		if err != nil {
@@ -169,22 +169,24 @@ func guestEcho(addr string) error {
 	return nil
 }
 
-// guestRate is how many bytes a second an interface moves in a direction, over seconds of the guest's clock.
+// guestRate is how many bytes a second an interface moves in a direction, over seconds of the guest's clock. It never says more than
+// there were.
 func guestRate(iface, direction string, d time.Duration) (string, error) {
-	count := func() (n float64, at time.Time, err error) {
+	count := func() (n float64, err error) {
 		b, err := os.ReadFile("/sys/class/net/" + iface + "/statistics/" + direction + "_bytes")
 		if err == nil {
 			_, err = fmt.Sscan(string(b), &n)
 		}
-		return n, time.Now(), err
+		return n, err
 	}
-	before, begin, err := count()
+	begin := time.Now()
+	before, err := count()
 	if err != nil {
 		return "", err
 	}
 	time.Sleep(d)
-	after, end, err := count()
-	return fmt.Sprint((after - before) / end.Sub(begin).Seconds()), err
+	after, err := count()
+	return fmt.Sprint((after - before) / time.Since(begin).Seconds()), err
 }
 
 // pour sends to the host for as long as it takes, or drinks what comes from there, in the background.
