@@ -33,9 +33,6 @@ Usage: fc-vmm [OPTION]...      (--name VALUE and --name=VALUE are the same)
                        CLOCK_MONOTONIC; by this process's CPU time; and the CPU
                        time that was spent on it before. The log then has the
                        time from there until the API was served
-  --end-fd N           inherited write end of a pipe, for one byte, the exit status,
-                       as soon as the guest has ended and its disks, sockets and
-                       interfaces are free: the process itself takes a little longer
   --version            print the version
   --help               print this
 
@@ -68,7 +65,6 @@ type settings struct {
 	logPath     string
 	level       string
 	parentFD    int
-	endFD       int
 	bootTimer   bool
 	startup     startup
 	showVersion bool
@@ -87,7 +83,6 @@ func parseFlags(args []string) (settings, error) {
 	f.StringVar(&s.logPath, "log-path", "", "")
 	f.StringVar(&s.level, "level", "Info", "")
 	f.IntVar(&s.parentFD, "parent-fd", -1, "")
-	f.IntVar(&s.endFD, "end-fd", -1, "")
 	f.BoolVar(&s.bootTimer, "boot-timer", false, "")
 	f.Uint64Var(&s.startup.wallUS, "start-time-us", 0, "")
 	f.Uint64Var(&s.startup.cpuUS, "start-time-cpu-us", 0, "")
@@ -121,8 +116,6 @@ func (s *settings) check(rest []string, given map[string]bool) error {
 		return fmt.Errorf("--api-fd is %d: want an open file descriptor", s.apiFD)
 	case given["parent-fd"] && s.parentFD < 0:
 		return fmt.Errorf("--parent-fd is %d: want an open file descriptor", s.parentFD)
-	case given["end-fd"] && s.endFD < 0:
-		return fmt.Errorf("--end-fd is %d: want an open file descriptor", s.endFD)
 	case given["config-file"] && s.configFile == "":
 		return errors.New("--config-file is empty: want a path")
 	}

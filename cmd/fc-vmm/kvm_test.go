@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -95,17 +94,7 @@ func TestStatusFromFile(t *testing.T) {
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			told, tells, err := os.Pipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer told.Close()
-			p := start(t, []*os.File{tells}, "--no-api", "--config-file", path, "--level", "error", "--end-fd", "3")
-			tells.Close()
-			ws, out := p.end(t)
-			if b, err := io.ReadAll(told); err != nil || len(b) != 1 || int(b[0]) != tt.status {
-				t.Errorf("--end-fd got %v, %v, want the status %d", b, err, tt.status)
-			}
+			ws, out := start(t, nil, "--no-api", "--config-file", path, "--level", "error").end(t)
 			if !ws.Exited() || ws.ExitStatus() != tt.status || !strings.HasPrefix(out, "hello") {
 				t.Errorf("ended with %v, want status %d:\n%s", ws, tt.status, out)
 			}

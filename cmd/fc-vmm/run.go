@@ -64,10 +64,6 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 			return 0, err
 		}
 	}
-	ended, err := s.tellEnd()
-	if err != nil {
-		return 0, err
-	}
 	// A reader of the console who leaves must not take the guest along.
 	signal.Ignore(unix.SIGPIPE)
 	signals := make(chan os.Signal, 2)
@@ -83,7 +79,7 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	server := api.NewServer(api.Options{ID: s.id, Version: version(), Boot: func(ctx context.Context, cfg config.VM) (api.Machine, error) {
 		phases.Mark("configure")
 		cfg.BootTimer = s.bootTimer
-		m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases, Ended: ended})
+		m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases})
 		if err != nil {
 			return nil, err // not m: it would be no nil interface
 		}
@@ -205,25 +201,6 @@ func stop(m *vmm.Machine, signals <-chan os.Signal) int {
 		log.L.Errorf("the microVM did not end within %v", stopTimeout)
 	}
 	return config.StatusBroken
-}
-
-// tellEnd gives what --end-fd is for; nil without it.
-func (s *settings) tellEnd() (func(vmm.Reason), error) {
-	if s.endFD < 0 {
-		return nil, nil
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(s.endFD, &st); err != nil {
-		return nil, fmt.Errorf("--end-fd %d: %w", s.endFD, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFIFO {
-		return nil, fmt.Errorf("--end-fd %d: want the write end of a pipe", s.endFD)
-	}
-	unix.CloseOnExec(s.endFD)
-	return func(r vmm.Reason) {
-		// A reader who has gone does not want to know; an empty pipe has room.
-		_, _ = unix.Write(s.endFD, []byte{byte(r.Status())})
-	}, nil
 }
 
 func listenAPI(s *settings) (net.Listener, error) {

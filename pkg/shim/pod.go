@@ -268,9 +268,6 @@ func (s *service) remove(ctx context.Context, c *container) (processState, error
 	} else if _, err := ask(ctx, "Delete", c.vm.agent.Delete, &agentpb.DeleteRequest{ContainerId: c.id}); err != nil {
 		errs = append(errs, err)
 	}
-	if last && c.host.cgroup.set() {
-		errs = append(errs, p.vm.process.awaitExit("its guest's end")) // it is in the cgroup, which is to be removed
-	}
 	phases.Mark("vm")
 	errs = append(errs, c.host.close(ctx))
 	phases.Mark("host")

@@ -490,27 +490,6 @@ func TestExecOutlivesResize(t *testing.T) {
 	w.delete("e1")
 }
 
-// When the guest has ended and its devices are closed, nobody waits for what the host's kernel still has to do.
-func TestDeleteDoesNotAwaitExit(t *testing.T) {
-	w := newWorld(t, "lateexit", "true")
-	w.run(nil)
-	w.wait("", 0)
-	process := w.pod.vm.process
-	w.delete("")
-	select {
-	case <-process.done:
-		t.Error("fc-vmm has ended: this test shows nothing")
-	default:
-	}
-	if got, want := process.err.Error(), "the guest has ended (power off)"; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-	if err := process.kill(); err != nil {
-		t.Error(err)
-	}
-	w.nothingLeft()
-}
-
 // A guest that takes all the time it may have for its end, to write its pages, is not killed meanwhile.
 func TestSlowPowerOff(t *testing.T) {
 	if testing.Short() {

@@ -196,7 +196,7 @@ func (v *vm) ready(ctx context.Context, timeout time.Duration) error {
 	defer died(nil)
 	go func() {
 		select {
-		case <-v.process.ended:
+		case <-v.process.done:
 			died(errors.New("before the guest's agent connected"))
 		case <-ctx.Done():
 		}
@@ -234,10 +234,10 @@ func (v *vm) markGuest(t *timeline.Timeline, setupNS uint64) {
 // watchAgent ends a VM whose agent has gone: nobody could reach its containers any more.
 func (v *vm) watchAgent(ctx context.Context, client *agent.Client) {
 	select {
-	case <-v.process.ended:
+	case <-v.process.done:
 	case <-client.Done():
 		select {
-		case <-v.process.ended:
+		case <-v.process.done:
 		case <-time.After(partingTimeout):
 			if err := v.process.kill(); err != nil {
 				log.G(ctx).WithError(err).Error("the guest's agent has gone, its VM has not")
@@ -247,7 +247,7 @@ func (v *vm) watchAgent(ctx context.Context, client *agent.Client) {
 }
 
 func (v *vm) watchProcess() {
-	<-v.process.ended
+	<-v.process.done
 	v.cause = v.explain(nil)
 	v.release()
 	close(v.ended)
@@ -256,7 +256,7 @@ func (v *vm) watchProcess() {
 // explain adds to an error why the VM has ended, if it has, and what its console said last.
 func (v *vm) explain(err error) error {
 	select {
-	case <-v.process.ended:
+	case <-v.process.done:
 		if err == nil {
 			err = v.process.err
 		} else {

@@ -37,11 +37,8 @@ type vmmProcess struct {
 	parent *os.File
 	output *tailWriter
 
-	over sync.Once
-	// ended is closed when the guest has ended and its devices are closed, done when the process has been reaped. Between them the
-	// host's kernel takes the VM apart, which nobody needs to wait for but who needs the process's cgroup.
-	ended, done chan struct{}
-	err         error // why it ended; read it after ended
+	done chan struct{} // closed when the process has been reaped
+	err  error         // why it ended; read it after done
 }
 
 // startVMM runs fc-vmm in the bundle, in the pod's network, where its TAPs shall be, and with the API's listener, so that the
@@ -58,14 +55,8 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*vmmProc
 		return nil, fmt.Errorf("hand the API's socket to fc-vmm: %w", err)
 	}
 	defer sock.Close()
-	told, tells, err := os.Pipe()
-	if err != nil {
-		w.Close()
-		return nil, fmt.Errorf("make a pipe for fc-vmm: %w", err)
-	}
-	defer tells.Close()
-	p := &vmmProcess{ended: make(chan struct{}), parent: w, output: &tailWriter{log: log.G(ctx).WithField("source", "fc-vmm")}, done: make(chan struct{})}
-	p.cmd = exec.Command(o.Settings.VMM, "--id", vmmID(o.ID), "--api-fd", "3", "--parent-fd", "4", "--end-fd", "5")
+	p := &vmmProcess{parent: w, output: &tailWriter{log: log.G(ctx).WithField("source", "fc-vmm")}, done: make(chan struct{})}
+	p.cmd = exec.Command(o.Settings.VMM, "--id", vmmID(o.ID), "--api-fd", "3", "--parent-fd", "4")
 	if o.Settings.Debug {
 		var now unix.Timespec
 		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // every kernel has it
@@ -73,7 +64,7 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*vmmProc
 	}
 	p.cmd.Dir = o.Bundle
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), goDebugEnv + "=" + hold.LeanHeap, "GOGC=" + hold.LeanGC}
-	p.cmd.ExtraFiles = []*os.File{sock, r, tells}
+	p.cmd.ExtraFiles = []*os.File{sock, r}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.WaitDelay = time.Second // a helper of fc-vmm's that outlives it must not hold us
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -82,10 +73,8 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*vmmProc
 	}
 	if err := o.Cgroup.start(p.cmd, start); err != nil {
 		w.Close()
-		told.Close()
 		return nil, fmt.Errorf("start %s: %w", o.Settings.VMM, reason(err))
 	}
-	go p.hear(told)
 	go p.reap()
 	return p, nil
 }
@@ -94,29 +83,8 @@ func (p *vmmProcess) reap() {
 	err := p.cmd.Wait()
 	p.parent.Close()
 	p.output.flush()
-	p.end(exitReason(p.cmd.ProcessState, err, p.output.last()))
+	p.err = exitReason(p.cmd.ProcessState, err, p.output.last())
 	close(p.done)
-}
-
-// hear waits for the status that fc-vmm tells ahead of its exit. An end out of order needs the process's last words, too.
-func (p *vmmProcess) hear(told *os.File) {
-	defer told.Close()
-	var status [1]byte
-	if n, err := told.Read(status[:]); n < 1 || err != nil {
-		return
-	}
-	switch s := int(status[0]); s {
-	case config.StatusEnded, config.StatusPoweredOff, config.StatusPanicked:
-		p.end(statusReason(s, ""))
-	}
-}
-
-// end notes why the VM has ended, if nobody did before.
-func (p *vmmProcess) end(why error) {
-	p.over.Do(func() {
-		p.err = why
-		close(p.ended)
-	})
 }
 
 func (p *vmmProcess) pid() int { return p.cmd.Process.Pid }
@@ -129,18 +97,13 @@ const endTimeout = 5 * time.Second
 // VM is left to `delete`.
 func (p *vmmProcess) kill() error {
 	_ = p.cmd.Process.Kill()
-	return p.awaitExit("its SIGKILL")
-}
-
-// awaitExit returns when a process is gone that has reason to end.
-func (p *vmmProcess) awaitExit(why string) error {
 	timer := time.NewTimer(endTimeout)
 	defer timer.Stop()
 	select {
 	case <-p.done:
 		return nil
 	case <-timer.C:
-		return fmt.Errorf("fc-vmm (pid %d) has not ended within %v of %s: %w", p.pid(), endTimeout, why, errdefs.ErrUnavailable)
+		return fmt.Errorf("fc-vmm (pid %d) has not ended within %v of its SIGKILL: %w", p.pid(), endTimeout, errdefs.ErrUnavailable)
 	}
 }
 
@@ -152,13 +115,8 @@ func exitReason(state *os.ProcessState, err error, last string) error {
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return fmt.Errorf("fc-vmm was killed by %s", unix.SignalName(ws.Signal()))
 	}
-	return statusReason(state.ExitCode(), last)
-}
-
-// statusReason puts fc-vmm's exit status into words.
-func statusReason(status int, last string) error {
-	what := fmt.Sprintf("fc-vmm ended with status %d", status)
-	switch status {
+	what := fmt.Sprintf("fc-vmm ended with status %d", state.ExitCode())
+	switch state.ExitCode() {
 	case config.StatusEnded:
 		return errors.New("the guest has ended (reset)")
 	case config.StatusPoweredOff:

@@ -42,7 +42,6 @@ type Machine struct {
 	files []io.Closer
 
 	startedAt time.Time
-	told      func(Reason) // Options.Ended
 	report    report
 
 	mu    sync.Mutex   // serialises Start, Pause, Resume and the end, which alone set state
@@ -99,7 +98,6 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 		return nil, err
 	}
 	opts.Timeline.Mark("vcpus")
-	m.told = opts.Ended
 	return m, nil
 }
 
@@ -204,9 +202,6 @@ func (m *Machine) release(stopped bool) error {
 	}
 	if !stopped {
 		return errors.Join(errs...)
-	}
-	if m.told != nil && errors.Join(errs...) == nil {
-		m.told(m.exit.Reason)
 	}
 	for _, v := range m.vcpus {
 		errs = append(errs, v.Close())

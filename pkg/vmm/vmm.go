@@ -96,10 +96,6 @@ type Options struct {
 	KVMPath string
 	// Timeline, if there is one, takes down the phases of the start, and is logged at debug level when the last one is over.
 	Timeline *timeline.Timeline
-	// Ended, if it is set, is called when the guest has ended and its devices are closed in order: files, sockets and interfaces of the
-	// host's are free. What is left to be given back is RAM and what KVM has of the machine, which takes some 50 ms, most of it
-	// waits for the host's RCU.
-	Ended func(Reason)
 }
 
 // awaitContext gives up a wait by its own bound or by the caller's.
