@@ -117,6 +117,8 @@ func (t *Transport) read(off uint64) uint32 {
 		return vendor
 	case regInterruptStatus:
 		return t.interrupts.Load()
+	case regConfigGeneration:
+		return t.generation.Load()
 	case regSHMLenLow, regSHMLenHigh, regSHMBaseLow, regSHMBaseHigh:
 		return noSHM
 	}
@@ -137,8 +139,6 @@ func (t *Transport) read(off uint64) uint32 {
 		}
 	case regStatus:
 		return t.status
-	case regConfigGeneration:
-		return t.generation.Load() // under mu: see Reconfigure
 	}
 	return 0
 }

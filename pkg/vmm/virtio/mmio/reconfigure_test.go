@@ -2,6 +2,7 @@ package mmio
 
 import (
 	"encoding/binary"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -57,13 +58,16 @@ func TestReconfigureIsNotTorn(t *testing.T) {
 			}
 			d.Reconfigure(func() {
 				binary.LittleEndian.PutUint32(dev.conf[0:], v)
+				runtime.Gosched()
 				binary.LittleEndian.PutUint32(dev.conf[4:], v)
 			})
 		}
 	})
 	for begin, n := time.Now(), 0; n < 2000 && time.Since(begin) < vt.Timeout; {
 		before := d.get(regConfigGeneration)
-		low, high := d.get(regConfig), d.get(regConfig+4)
+		low := d.get(regConfig)
+		runtime.Gosched()
+		high := d.get(regConfig + 4)
 		if d.get(regConfigGeneration) != before {
 			continue
 		}
