@@ -15,7 +15,7 @@ fragment=$root/guest/kernel/config.fragment
 patches=("$root"/guest/kernel/*.patch)
 [ -f "$source" ] || die "$source is missing (make deps installs linux-source-6.1)"
 version=$(dpkg-query -W -f '${Version}' linux-source-6.1)
-hash=$( (echo "$version"; gcc --version | head -n 1; ld --version | head -n 1; cat "$fragment" "${patches[@]}" "$root"/guest/kernel/compact/*.go "$0") | sha256sum | cut -c 1-16)
+hash=$( (echo "$version"; gcc --version | head -n 1; ld --version | head -n 1; cat "$fragment" "${patches[@]}" "$0") | sha256sum | cut -c 1-16)
 kept=$cache/kernel/$hash
 mkdir -p "$cache/kernel"
 exec 8>"$cache/kernel/lock"
@@ -63,8 +63,8 @@ if [ ! -f "$kept/vmlinux" ]; then
 		KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=fc KBUILD_BUILD_HOST=fc
 	mkdir -p "$kept"
 	cp "$tree/.config" "$kept/config"
-	strip -o "$tree/vmlinux.stripped" "$tree/vmlinux"
-	(cd "$root" && go run ./guest/kernel/compact "$tree/vmlinux.stripped" "$kept/vmlinux.new")
+	strip -o "$kept/vmlinux.new" "$tree/vmlinux"
 	mv "$kept/vmlinux.new" "$kept/vmlinux"
 fi
-install_file "$kept/vmlinux" "$bin/vmlinux"
+(cd "$root" && CGO_ENABLED=0 go run ./guest/kernel/compact "$kept/vmlinux" "$kept/vmlinux.small")
+install_file "$kept/vmlinux.small" "$bin/vmlinux"

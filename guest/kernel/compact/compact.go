@@ -110,11 +110,14 @@ func (k kernel) encode() []byte {
 	le.PutUint16(out[52:], headerSize)
 	le.PutUint16(out[54:], entrySize)
 	le.PutUint16(out[56:], uint16(len(k.segments)))
-	at := uint64(headerSize + entrySize*len(k.segments))
+	at := uint64(headerSize + entrySize*len(k.segments)) // a multiple of 8, as the notes want
 	for i := range k.segments {
 		s := &k.segments[i]
-		at += (s.Paddr - at) % pageSize
-		s.Off, s.Align = at, pageSize
+		if s.Type == elf.PT_LOAD { // the alignment of notes is that of each of them
+			at += (s.Paddr - at) % pageSize
+			s.Align = pageSize
+		}
+		s.Off = at
 		at += uint64(len(s.data))
 		out = le.AppendUint32(out, uint32(s.Type))
 		out = le.AppendUint32(out, uint32(s.Flags))

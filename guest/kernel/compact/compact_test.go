@@ -76,7 +76,7 @@ func TestSplit(t *testing.T) {
 // A compacted file is a valid one, with the same entry, notes and memory.
 func TestRun(t *testing.T) {
 	note := segment{data: []byte("a note")}
-	note.ProgHeader = elf.ProgHeader{Type: elf.PT_NOTE, Paddr: 1<<20 + 48, Filesz: 6, Memsz: 6}
+	note.ProgHeader = elf.ProgHeader{Type: elf.PT_NOTE, Paddr: 1<<20 + 48, Filesz: 6, Memsz: 6, Align: 4}
 	in := kernel{
 		header:   elf.FileHeader{Type: elf.ET_EXEC, Machine: elf.EM_X86_64, Entry: 1 << 20},
 		segments: []segment{load(1<<20, 100*pageSize, pages(1, 1), pages(50, 0), pages(1, 2), pages(3, 0)), note},
@@ -102,7 +102,7 @@ func TestRun(t *testing.T) {
 		if _, err := p.ReadAt(data, 0); err != nil {
 			t.Fatal(err)
 		}
-		if p.Type == elf.PT_NOTE && string(data) != "a note" || p.Type == elf.PT_LOAD && (p.Filesz != pageSize || p.Off%pageSize != 0) {
+		if p.Type == elf.PT_NOTE && (string(data) != "a note" || p.Align != 4 || p.Off%4 != 0) || p.Type == elf.PT_LOAD && (p.Filesz != pageSize || p.Off%pageSize != 0) {
 			t.Errorf("%+v: %.20q", p.ProgHeader, data)
 		}
 	}

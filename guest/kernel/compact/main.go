@@ -36,6 +36,7 @@ func run(in, out string) error {
 		return fmt.Errorf("%s: want a 64-bit, little-endian ELF file", in)
 	}
 	k := kernel{header: f.FileHeader}
+	var notes []segment
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_LOAD && p.Type != elf.PT_NOTE {
 			continue
@@ -45,7 +46,7 @@ func run(in, out string) error {
 			return fmt.Errorf("%s: segment at %#x: %w", in, p.Paddr, err)
 		}
 		if p.Type == elf.PT_NOTE {
-			k.segments = append(k.segments, segment{p.ProgHeader, data})
+			notes = append(notes, segment{p.ProgHeader, data})
 			continue
 		}
 		k.segments = append(k.segments, split(segment{p.ProgHeader, data})...)
@@ -53,6 +54,7 @@ func run(in, out string) error {
 	if len(k.segments) == 0 {
 		return errors.New("no segment to load")
 	}
+	k.segments = append(notes, k.segments...) // first in the file, where their alignment is sure
 	if len(k.segments) > maxSegments {
 		return fmt.Errorf("%d segments: want at most %d, which is what a VMM takes", len(k.segments), maxSegments)
 	}
