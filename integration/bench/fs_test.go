@@ -25,7 +25,7 @@ func BenchmarkFS(b *testing.B) {
 	mayRunVMs(b)
 	peers := []vmm{fcVMM()}
 	if _, err := os.Stat(virtiofsd); err == nil {
-		preload(b, virtiofsd)
+		intoMemory(b, virtiofsd)
 		peers = append(peers, qemu(b, "virtiofsd"))
 	} else {
 		b.Logf("no virtiofsd: %v", err)

@@ -27,7 +27,7 @@ func qemu(b *testing.B, name string) vmm {
 	if err != nil {
 		small = program
 	}
-	preload(b, program, small)
+	intoMemory(b, program, small)
 	return vmm{name, func(b *testing.B, m machine) *vm {
 		v := newVM(b)
 		p := program
@@ -43,10 +43,12 @@ func qemu(b *testing.B, name string) vmm {
 	}}
 }
 
-// preload reads programs, their libraries and QEMU's firmware into the host's page cache: see inMemory.
-func preload(b *testing.B, programs ...string) {
+// intoMemory has programs, their libraries and QEMU's firmware lie in memory: see inMemory. In a nested machine, whose root is an overlay
+// in memory above the host's files, they are written anew, so that to open them asks the host for nothing. Elsewhere they are read, which
+// brings them into the page cache.
+func intoMemory(b *testing.B, programs ...string) {
 	b.Helper()
-	files := append([]string{}, programs...)
+	files := append([]string{"/etc/ld.so.cache"}, programs...)
 	for _, p := range programs {
 		libraries, err := exec.Command("ldd", p).Output()
 		if err != nil {
@@ -59,11 +61,36 @@ func preload(b *testing.B, programs ...string) {
 		}
 	}
 	firmware, _ := filepath.Glob("/usr/share/*/bios-microvm.bin") // where it lies differs: what is missing is only slower
+	done := map[string]bool{}
 	for _, f := range append(files, firmware...) {
-		if _, err := os.ReadFile(f); err != nil {
+		f, err := filepath.EvalSymlinks(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if done[f] {
+			continue
+		}
+		done[f] = true
+		data, err := os.ReadFile(f)
+		if err == nil && os.Getenv("FC_KVMHOST") == "nested" {
+			err = renew(f, data)
+		}
+		if err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+// renew replaces a file by one with the same content.
+func renew(path string, data []byte) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", data, st.Mode().Perm()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func (v *vm) qemuArgs(m machine) []string {
