@@ -34,11 +34,9 @@ func measure(ctx context.Context, o options) ([]Figure, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(work)
-	program := filepath.Join(work, "bench.test")
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", program, "./integration/bench")
-	build.Dir, build.Env = o.root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the benchmarks: %w\n%s", err, out)
+	built, err := build(ctx, o, work)
+	if err != nil {
+		return nil, err
 	}
 	parts := full()
 	if o.check {
@@ -55,7 +53,7 @@ func measure(ctx context.Context, o options) ([]Figure, error) {
 		all.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			results[i], errs[i] = runPart(ctx, o, p, program)
+			results[i], errs[i] = runPart(ctx, o, p, built)
 		})
 	}
 	all.Wait()
@@ -78,12 +76,30 @@ func measure(ctx context.Context, o options) ([]Figure, error) {
 	return append(figures, sizes...), err
 }
 
+// programs are what runs in the machines: the benchmarks, and the init of their guests.
+type programs struct{ bench, guest string }
+
+func build(ctx context.Context, o options, dir string) (programs, error) {
+	p := programs{filepath.Join(dir, "bench.test"), filepath.Join(dir, "guest")}
+	for _, args := range [][]string{
+		{"test", "-c", "-o", p.bench, "./integration/bench"},
+		{"build", "-trimpath", "-ldflags", "-s -w", "-o", p.guest, "./integration/bench/guest"},
+	} {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Dir, cmd.Env = o.root, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return p, fmt.Errorf("building the benchmarks: %w\n%s", err, out)
+		}
+	}
+	return p, nil
+}
+
 // runPart runs a part in a machine, in a new one if that dies.
-func runPart(ctx context.Context, o options, p part, program string) ([]Figure, error) {
+func runPart(ctx context.Context, o options, p part, built programs) ([]Figure, error) {
 	for n := 1; ; n++ {
 		began := time.Now()
 		say("%s …", p.name)
-		out, status, err := inMachine(ctx, o, p, program)
+		out, status, err := inMachine(ctx, o, p, built)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -108,17 +124,17 @@ func tail(out []byte) string {
 }
 
 // inMachine returns a part's output and status; an error says that there was neither.
-func inMachine(ctx context.Context, o options, p part, program string) ([]byte, int, error) {
+func inMachine(ctx context.Context, o options, p part, built programs) ([]byte, int, error) {
 	rounds := p.rounds
 	if rounds == 0 {
 		rounds = o.rounds
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(o.root, "integration", "kvmhost"), program,
+	cmd := exec.CommandContext(ctx, filepath.Join(o.root, "integration", "kvmhost"), built.bench,
 		"-test.run", "^$", "-test.bench", p.bench, "-test.benchtime", strconv.Itoa(rounds)+"x",
 		// Below kvmhost's own limit, so that a benchmark that hangs says where.
 		"-test.timeout", (p.limit - 20*time.Second).String())
 	cmd.Dir = filepath.Join(o.root, "integration")
-	cmd.Env = append(os.Environ(), "FC_BIN_DIR="+o.bin, "FC_REQUIRE_KVM=1", "KVMHOST_TIMEOUT="+strconv.Itoa(int(p.limit.Seconds())))
+	cmd.Env = append(os.Environ(), "FC_BIN_DIR="+o.bin, "FC_REQUIRE_KVM=1", "FC_BENCH_GUEST="+built.guest, "KVMHOST_TIMEOUT="+strconv.Itoa(int(p.limit.Seconds())))
 	if o.clock == counted {
 		cmd.Env = append(cmd.Env, "KVMHOST=nested", "ICOUNT=1")
 	}
