@@ -106,6 +106,9 @@ func runPart(ctx context.Context, o options, p part, built programs) ([]Figure, 
 		took := time.Since(began).Round(time.Second)
 		if status == 0 {
 			figures, err := parseFigures(bytes.NewReader(out), "")
+			if err == nil && len(figures) == 0 {
+				err = fmt.Errorf("%s: no benchmark matches %s\n%s", p.name, p.bench, tail(out))
+			}
 			say("%s: %d figures, %v", p.name, len(figures), took)
 			return figures, err
 		}
@@ -142,9 +145,9 @@ func inMachine(ctx context.Context, o options, p part, built programs) ([]byte, 
 		cmd.Env = append(cmd.Env, "MEM="+p.memory)
 	}
 	cmd.Env = append(cmd.Env, p.env...)
-	var out bytes.Buffer
+	var out, messages bytes.Buffer
 	cmd.Stdout = io.MultiWriter(&out, &progress{part: p.name})
-	cmd.Stderr = &out
+	cmd.Stderr = &messages
 	// kvmhost ends its machine when it is asked to; to kill it would leave that to the next run.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
@@ -153,7 +156,7 @@ func inMachine(ctx context.Context, o options, p part, built programs) ([]byte, 
 	if err != nil && !errors.As(err, &exit) {
 		return nil, 0, err
 	}
-	return out.Bytes(), cmd.ProcessState.ExitCode(), nil
+	return append(out.Bytes(), messages.Bytes()...), cmd.ProcessState.ExitCode(), nil
 }
 
 // progress shows each figure as soon as it is there.
