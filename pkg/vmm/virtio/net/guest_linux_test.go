@@ -191,7 +191,7 @@ func guestRate(iface, direction string, d time.Duration) (string, error) {
 
 // pour sends to the host for as long as it takes, or drinks what comes from there, in the background.
 func pour(port string) error {
-	c, err := net.DialTimeout("tcp", host0+port, guestPatience)
+	c, err := net.DialTimeout("tcp", host1+port, guestPatience)
 	if err != nil {
 		return err
 	}
