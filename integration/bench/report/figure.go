@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"io"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -37,6 +38,9 @@ func find(figures []Figure, name, unit string) (float64, bool) {
 	return 0, false
 }
 
+// benchPackage is the package whose benchmarks' names say who is measured.
+const benchPackage = "github.com/fcshim/containerd-shim-fc-v2/integration/bench"
+
 var (
 	benchLine = regexp.MustCompile(`^Benchmark(\S+)\s+\d+\s+(.*\S)\s*$`)
 	procs     = regexp.MustCompile(`-\d+$`)
@@ -44,11 +48,19 @@ var (
 
 // parseFigures reads Go's benchmark format (golang.org/design/14313-benchmark-format): a name, a count, pairs of value and unit.
 // Other lines are left out. As a benchmark's name ends in -N where the machine has N > 1 CPUs, no name may end so by itself.
-func parseFigures(r io.Reader, prefix string) ([]Figure, error) {
+//
+// A figure from elsewhere than integration/bench, which has a package's name before it, is about a piece of code: queue.PopPush/go.
+func parseFigures(r io.Reader) ([]Figure, error) {
 	var figures []Figure
+	var prefix, suffix string
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
+		if pkg, ok := strings.CutPrefix(lines.Text(), "pkg: "); ok {
+			if prefix, suffix = path.Base(pkg)+".", "/go"; pkg == benchPackage {
+				prefix, suffix = "", ""
+			}
+		}
 		m := benchLine.FindStringSubmatch(lines.Text())
 		if m == nil {
 			continue
@@ -62,7 +74,7 @@ func parseFigures(r io.Reader, prefix string) ([]Figure, error) {
 			if err != nil {
 				break // a line of the log that only looks like one
 			}
-			figures = append(figures, Figure{Name: prefix + procs.ReplaceAllString(m[1], ""), Unit: fields[i+1], Value: v})
+			figures = append(figures, Figure{Name: prefix + procs.ReplaceAllString(m[1], "") + suffix, Unit: fields[i+1], Value: v})
 		}
 	}
 	return figures, lines.Err()

@@ -71,13 +71,13 @@ func TestJudge(t *testing.T) {
 }
 
 func TestParseFigures(t *testing.T) {
-	out := "goos: linux\nBenchmarkRun/fc         \t       3\t       610.4 ms\t 12 ms-boot\nBenchmarkRead4K-2  2000  512.0 ns/op  0 B/op  0 allocs/op\n" +
+	out := "goos: linux\npkg: " + benchPackage + "\nBenchmarkRun/fc         \t       3\t       610.4 ms\t 12 ms-boot\npkg: example.com/block\nBenchmarkRead4K-2  2000  512.0 ns/op  0 B/op  0 allocs/op\n" +
 		"BenchmarkNoise of a log 12 x\n--- BENCH: BenchmarkRun/fc\nPASS\n"
-	got, err := parseFigures(strings.NewReader(out), "p.")
+	got, err := parseFigures(strings.NewReader(out))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Figure{{"p.Run/fc", "ms", 610.4}, {"p.Run/fc", "ms-boot", 12}, {"p.Read4K", "ns/op", 512}, {"p.Read4K", "B/op", 0}, {"p.Read4K", "allocs/op", 0}}
+	want := []Figure{{"Run/fc", "ms", 610.4}, {"Run/fc", "ms-boot", 12}, {"block.Read4K/go", "ns/op", 512}, {"block.Read4K/go", "B/op", 0}, {"block.Read4K/go", "allocs/op", 0}}
 	if len(got) != len(want) {
 		t.Fatalf("%v, want %v", got, want)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -64,27 +65,28 @@ func measure(ctx context.Context, o options) ([]Figure, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	// Alone, as they are timed by the wall.
-	if o.only.MatchString("go") {
-		micro, err := microBenchmarks(ctx, o)
-		if err != nil {
-			return nil, err
-		}
-		figures = append(figures, micro...)
-	}
 	sizes, err := sizes(o)
 	return append(figures, sizes...), err
 }
 
-// programs are what runs in the machines: the benchmarks, and the init of their guests.
-type programs struct{ bench, guest string }
+// programs are what runs in the machines: the benchmarks, the init of their guests, and benchmarks of packages.
+type programs struct {
+	bench, guest string
+	micro        []string
+}
 
 func build(ctx context.Context, o options, dir string) (programs, error) {
-	p := programs{filepath.Join(dir, "bench.test"), filepath.Join(dir, "guest")}
-	for _, args := range [][]string{
+	p := programs{bench: filepath.Join(dir, "bench.test"), guest: filepath.Join(dir, "guest")}
+	commands := [][]string{
 		{"test", "-c", "-o", p.bench, "./integration/bench"},
 		{"build", "-trimpath", "-ldflags", "-s -w", "-o", p.guest, "./integration/bench/guest"},
-	} {
+	}
+	for _, pkg := range microPackages() {
+		program := filepath.Join(dir, path.Base(pkg)+".test")
+		p.micro = append(p.micro, program)
+		commands = append(commands, []string{"test", "-c", "-o", program, pkg})
+	}
+	for _, args := range commands {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir, cmd.Env = o.root, append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -105,7 +107,7 @@ func runPart(ctx context.Context, o options, p part, built programs) ([]Figure, 
 		}
 		took := time.Since(began).Round(time.Second)
 		if status == 0 {
-			figures, err := parseFigures(bytes.NewReader(out), "")
+			figures, err := parseFigures(bytes.NewReader(out))
 			if err == nil && len(figures) == 0 {
 				err = fmt.Errorf("%s: no benchmark matches %s\n%s", p.name, p.bench, tail(out))
 			}
@@ -132,10 +134,16 @@ func inMachine(ctx context.Context, o options, p part, built programs) ([]byte, 
 	if rounds == 0 {
 		rounds = o.rounds
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(o.root, "integration", "kvmhost"), built.bench,
-		"-test.run", "^$", "-test.bench", p.bench, "-test.benchtime", strconv.Itoa(rounds)+"x",
+	args := []string{
+		"-test.run", "^$", "-test.bench", p.bench, "-test.benchtime", strconv.Itoa(rounds) + "x",
 		// Below kvmhost's own limit, so that a benchmark that hangs says where.
-		"-test.timeout", (p.limit - 20*time.Second).String())
+		"-test.timeout", (p.limit - 20*time.Second).String(),
+	}
+	command := append([]string{built.bench}, args...)
+	if p.micro {
+		command = append([]string{"sh", "-ec", "for program in " + strings.Join(built.micro, " ") + `; do "$program" "$@"; done`, "sh", "-test.benchmem"}, args...)
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(o.root, "integration", "kvmhost"), command...)
 	cmd.Dir = filepath.Join(o.root, "integration")
 	cmd.Env = append(os.Environ(), "FC_BIN_DIR="+o.bin, "FC_REQUIRE_KVM=1", "FC_BENCH_GUEST="+built.guest, "KVMHOST_TIMEOUT="+strconv.Itoa(int(p.limit.Seconds())))
 	if o.clock == counted {

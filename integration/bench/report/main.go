@@ -57,7 +57,7 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.check, "check", false, "run only what SPECIFICATION.md's limits need")
 	f.BoolVar(&o.publish, "publish", false, "renew the picture and the table in README.md")
 	only := f.String("only", ".", "run only the parts whose name matches")
-	f.IntVar(&o.rounds, "rounds", 0, "samples of each figure (default 5, with -check 3)")
+	f.IntVar(&o.rounds, "rounds", 0, "samples of each figure (default 5)")
 	f.StringVar(&o.clock, "clock", counted, "counted or wall")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -76,9 +76,6 @@ func parse(args []string) (options, error) {
 	}
 	if o.rounds == 0 {
 		o.rounds = 5
-		if o.check {
-			o.rounds = 3
-		}
 	}
 	if o.root, err = filepath.Abs(o.root); err != nil {
 		return o, err

@@ -60,7 +60,7 @@ func TestParseOptions(t *testing.T) {
 			t.Errorf("%v: no error", args)
 		}
 	}
-	if o, err := parse([]string{"-check"}); err != nil || o.rounds != 3 {
+	if o, err := parse([]string{"-check"}); err != nil || o.rounds != 5 {
 		t.Errorf("%+v, %v", o, err)
 	}
 }

@@ -269,12 +269,16 @@ func FuzzBlockRequest(f *testing.F) {
 	})
 }
 
-func BenchmarkRead4K(b *testing.B) {
+func BenchmarkRead4K(b *testing.B)   { benchmarkRead(b, 4<<10) }
+func BenchmarkRead128K(b *testing.B) { benchmarkRead(b, 128<<10) }
+
+// benchmarkRead is what a request of size bytes costs beside the queue. One more copy of the data shows in it.
+func benchmarkRead(b *testing.B, size int) {
 	d, _ := drive(b, 1<<20, config.Drive{})
 	m := vt.Memory(b, 1<<20).Regions()[0].Mem
 	s := d.serve(0)
-	c := queue.Chain{Readable: [][]byte{m[:16]}, Writable: [][]byte{m[4096:8192], m[16:17]}}
-	b.SetBytes(4096)
+	c := queue.Chain{Readable: [][]byte{m[:16]}, Writable: [][]byte{m[4096 : 4096+size], m[16:17]}}
+	b.SetBytes(int64(size))
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := s.handle(&c, running{}); err != nil || m[16] != statusOK {
