@@ -438,6 +438,7 @@ func TestAbandoned(t *testing.T) {
 		ring.Kick()
 	}
 	const each = 10
+	began := time.Now()
 	for round := range workers/each + 1 {
 		for _, name := range names {
 			if st, _ := v.call(opLookup, 1, nil, append([]byte(name), 0), 4096); st != 0 {
@@ -448,6 +449,9 @@ func TestAbandoned(t *testing.T) {
 			hang()
 		}
 		for begin := time.Now(); d.InService() < min(each*(round+1), workers); time.Sleep(time.Millisecond) {
+			if time.Since(began) > 40*time.Second {
+				t.Skip("too slow to show anything: the kernel gives a lease up after 45 s (fs.lease-break-time), and then no open waits")
+			}
 			if time.Since(begin) > vt.Timeout {
 				t.Fatalf("round %d: %d requests in service", round, d.InService())
 			}
