@@ -41,10 +41,11 @@ merge() {
 apply() {
 	local p
 	for p in "${patches[@]}"; do
-		if patch -d "$1" -p 1 -f --dry-run <"$p"; then
-			patch -d "$1" -p 1 -f <"$p"
+		# Without fuzz: what is patched into a kernel must be where it was meant to be.
+		if patch -d "$1" -p 1 -F 0 -f --dry-run <"$p"; then
+			patch -d "$1" -p 1 -F 0 -f --no-backup-if-mismatch <"$p" || return
 		else
-			say "${p##*/} does not fit Linux $version and is left out: the guest will boot slower"
+			echo "${p##*/}" >>"$1/left-out"
 		fi
 	done
 }
@@ -56,15 +57,20 @@ if [ ! -f "$kept/vmlinux" ]; then
 	trap 'rm -rf "$tree"' EXIT
 	log=$cache/kernel/build.log
 	run "unpacking Linux $version" "$log" tar -xJf "$source" -C "$tree" --strip-components=1
-	apply "$tree" >"$log"
+	run "patching the guest kernel" "$log" apply "$tree"
 	run "configuring the guest kernel" "$log" merge "$tree"
 	# A fixed date, user and host: the same source gives the same file.
 	run "building the guest kernel (about 5 minutes on 2 cores)" "$log" make -C "$tree" -j "$(nproc)" vmlinux \
 		KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=fc KBUILD_BUILD_HOST=fc
 	mkdir -p "$kept"
 	cp "$tree/.config" "$kept/config"
+	touch "$tree/left-out"
+	cp "$tree/left-out" "$kept/left-out"
 	strip -o "$kept/vmlinux.new" "$tree/vmlinux"
 	mv "$kept/vmlinux.new" "$kept/vmlinux"
 fi
+while read -r left; do
+	say "$left does not fit Linux $version and is left out: guests boot slower"
+done < <(cat "$kept/left-out" 2>/dev/null || :)
 (cd "$root" && CGO_ENABLED=0 go run ./guest/kernel/compact "$kept/vmlinux" "$kept/vmlinux.small")
 install_file "$kept/vmlinux.small" "$bin/vmlinux"

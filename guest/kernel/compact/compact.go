@@ -22,12 +22,12 @@ type segment struct {
 }
 
 // split cuts a segment at its padding. The last piece goes on in memory to where the segment ended.
-func split(s segment) []segment {
+func split(s segment, l layout) []segment {
 	end := s.Paddr + s.Memsz
 	var pieces []segment
 	for from := 0; from < len(s.data); {
 		// Pages are those of memory, not of the file.
-		used := usedUntil(s, from)
+		used := usedUntil(s, l, from)
 		if used > from {
 			piece := s
 			piece.data = s.data[from:used]
@@ -35,7 +35,7 @@ func split(s segment) []segment {
 			piece.Filesz, piece.Memsz = uint64(used-from), uint64(used-from)
 			pieces = append(pieces, piece)
 		}
-		from = max(used, nextUsed(s, used))
+		from = max(used, nextUsed(s, l, used))
 	}
 	if len(pieces) == 0 { // nothing but zeros: still a place in memory
 		s.data, s.Filesz = nil, 0
@@ -47,9 +47,9 @@ func split(s segment) []segment {
 }
 
 // usedUntil is where, from an offset on, a gap of at least minGap begins, or the end.
-func usedUntil(s segment, from int) int {
+func usedUntil(s segment, l layout, from int) int {
 	for at := from; at < len(s.data); {
-		next := nextUsed(s, at)
+		next := nextUsed(s, l, at)
 		if next-at >= minGap || next == len(s.data) && next > at {
 			return at
 		}
@@ -59,10 +59,10 @@ func usedUntil(s segment, from int) int {
 }
 
 // nextUsed is the first offset, from one on, of a page that is no padding, or the end.
-func nextUsed(s segment, at int) int {
+func nextUsed(s segment, l layout, at int) int {
 	for at < len(s.data) {
 		end := pageEnd(s, at)
-		if end-at < pageSize || !padding(s.data[at:end]) {
+		if end-at < pageSize || !padding(s.data[at:end], l.code(s.Vaddr+uint64(at))) {
 			return at
 		}
 		at = end
@@ -76,10 +76,29 @@ func pageEnd(s segment, at int) int {
 	return min(at+int(pageSize-in), len(s.data))
 }
 
-// padding tells whether a page is all zeros or all int3.
-func padding(page []byte) bool {
+// layout is a kernel's sections.
+type layout []*elf.Section
+
+// code tells whether a page has no data: it lies in a section of code, or behind one.
+func (l layout) code(page uint64) bool {
+	behind := false
+	for _, s := range l {
+		if s.Flags&elf.SHF_ALLOC == 0 || s.Addr >= page+pageSize {
+			continue
+		}
+		exec := s.Flags&elf.SHF_EXECINSTR != 0
+		if !exec && s.Addr+s.Size > page {
+			return false
+		}
+		behind = behind || exec
+	}
+	return behind
+}
+
+// padding tells whether a page is all zeros or, where there is code, all int3.
+func padding(page []byte, code bool) bool {
 	fill := page[0]
-	if fill != 0 && fill != 0xcc {
+	if fill != 0 && !(code && fill == 0xcc) {
 		return false
 	}
 	for _, b := range page {
@@ -110,12 +129,14 @@ func (k kernel) encode() []byte {
 	le.PutUint16(out[52:], headerSize)
 	le.PutUint16(out[54:], entrySize)
 	le.PutUint16(out[56:], uint16(len(k.segments)))
-	at := uint64(headerSize + entrySize*len(k.segments)) // a multiple of 8, as the notes want
+	at := uint64(headerSize + entrySize*len(k.segments))
 	for i := range k.segments {
 		s := &k.segments[i]
-		if s.Type == elf.PT_LOAD { // the alignment of notes is that of each of them
+		if s.Type == elf.PT_LOAD {
 			at += (s.Paddr - at) % pageSize
 			s.Align = pageSize
+		} else { // the alignment of notes is that of each of them
+			at = (at + 7) &^ 7
 		}
 		s.Off = at
 		at += uint64(len(s.data))

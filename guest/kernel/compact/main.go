@@ -2,10 +2,10 @@
 //
 //	compact IN OUT
 //
-// A linker aligns a kernel's text, read-only data and data to 2 MiB, for page tables, and fills what is between with zeros or, inside
-// of the text, with 0xcc. Half of our kernel is that. Whole pages of it are left out of OUT's segments, so that nobody copies them into
-// a guest and no host gives memory for them: guest RAM is zero at boot, and what was never executed need not trap if it were.
-// Section headers and symbols are left out, too.
+// A linker aligns a kernel's text, read-only data and data to 2 MiB, for page tables, and fills what is between with zeros or, in code,
+// with 0xcc. A good part of our kernel is that. Whole pages of it are left out of OUT's segments, so that nobody copies them into a guest
+// and no host gives memory for them: guest RAM is zero at boot, and code that is never executed need not trap if it were.
+// Section headers, which say where code is, and symbols are left out, too.
 package main
 
 import (
@@ -36,6 +36,7 @@ func run(in, out string) error {
 		return fmt.Errorf("%s: want a 64-bit, little-endian ELF file", in)
 	}
 	k := kernel{header: f.FileHeader}
+	sections := layout(f.Sections)
 	var notes []segment
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_LOAD && p.Type != elf.PT_NOTE {
@@ -49,12 +50,12 @@ func run(in, out string) error {
 			notes = append(notes, segment{p.ProgHeader, data})
 			continue
 		}
-		k.segments = append(k.segments, split(segment{p.ProgHeader, data})...)
+		k.segments = append(k.segments, split(segment{p.ProgHeader, data}, sections)...)
 	}
 	if len(k.segments) == 0 {
 		return errors.New("no segment to load")
 	}
-	k.segments = append(notes, k.segments...) // first in the file, where their alignment is sure
+	k.segments = append(notes, k.segments...)
 	if len(k.segments) > maxSegments {
 		return fmt.Errorf("%d segments: want at most %d, which is what a VMM takes", len(k.segments), maxSegments)
 	}
