@@ -1,12 +1,16 @@
 package bench
 
 import (
+	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
 )
@@ -19,9 +23,15 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
-	if err := inMemory(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+	flag.Parse()
+	leave := func() error { return nil }
+	// There are no tests here but for the benchmarks' sake.
+	if flag.Lookup("test.bench").Value.String() != "" {
+		var err error
+		if leave, err = inMemory(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
 	}
 	status := m.Run()
 	if shared.c != nil {
@@ -30,24 +40,38 @@ func TestMain(m *testing.M) {
 			status = 1
 		}
 	}
+	if err := leave(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		status = 1
+	}
 	os.Exit(status)
 }
 
 // inMemory moves all that the benchmarks read and write to a tmpfs, which is the machine's scratch folder from then on. In counted
-// time an idle CPU's clock jumps to its next timer, so a wait for the host's disk would count as much more than it is.
-func inMemory() error {
+// time an idle CPU's clock jumps to its next timer, so a wait for the host's disk would count as much more than it is. The caller calls
+// leave at the end.
+func inMemory() (leave func() error, err error) {
+	leave = func() error { return nil }
 	scratch, bin := os.Getenv(harness.EnvScratch), os.Getenv(harness.EnvBinDir)
 	if scratch == "" || bin == "" {
-		return nil // not in a test machine: each benchmark says what it lacks
+		return leave, nil // not in a test machine: each benchmark says what it lacks
 	}
 	dir := filepath.Join(scratch, "memory")
-	if err := mountTmpfs(dir); err != nil {
-		return err
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return nil, err
 	}
-	if err := os.CopyFS(filepath.Join(dir, "bin"), os.DirFS(bin)); err != nil {
-		return err
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		return nil, fmt.Errorf("mount a tmpfs on %s: %w", dir, err)
 	}
-	return setenv(harness.EnvScratch, dir, harness.EnvBinDir, filepath.Join(dir, "bin"), "TMPDIR", dir)
+	leave = func() error { return unix.Unmount(dir, unix.MNT_DETACH) }
+	err = os.CopyFS(filepath.Join(dir, "bin"), os.DirFS(bin))
+	if err == nil {
+		err = setenv(harness.EnvScratch, dir, harness.EnvBinDir, filepath.Join(dir, "bin"), "TMPDIR", dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, leave())
+	}
+	return leave, nil
 }
 
 func setenv(pairs ...string) error {

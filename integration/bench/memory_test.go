@@ -2,26 +2,13 @@ package bench
 
 import (
 	"fmt"
-	"os"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
 
 	"github.com/fcshim/containerd-shim-fc-v2/integration/harness"
 )
-
-func mountTmpfs(dir string) error {
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		return err
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mount a tmpfs on %s: %w", dir, err)
-	}
-	return nil
-}
 
 // idle is how long pods are left alone before they are weighed: what the start needed is given back meanwhile.
 const idle = 10 * time.Second

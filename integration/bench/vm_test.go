@@ -278,12 +278,12 @@ func (v *vm) endHost() (err error) {
 // fatal ends the benchmark with all that is known of the machine.
 func (v *vm) fatal(err error) {
 	v.b.Helper()
-	if v.com1 != nil {
-		_ = v.com1.SetReadDeadline(time.Now()) // what is there already
-		_, _ = v.said.ReadFrom(v.lines)
-	}
 	for _, p := range v.processes {
 		_ = p.Process.Kill()
+	}
+	if v.com1 != nil {
+		_ = v.com1.SetReadDeadline(time.Now().Add(time.Second)) // its writers are being killed: it ends, most likely at once
+		_, _ = v.said.ReadFrom(v.lines)
 	}
 	if hostErr := v.endHost(); hostErr != nil {
 		err = fmt.Errorf("%w; the host's side: %w", err, hostErr)

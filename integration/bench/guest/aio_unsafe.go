@@ -44,6 +44,8 @@ type aio struct {
 	events []ioEvent
 }
 
+// newAIO makes a context for depth operations at a time. Precondition: what prepare is given later stays until the context's end, which
+// is the process's.
 func newAIO(fd, depth int, write bool) (*aio, error) {
 	q := &aio{fd: fd, write: write, cbs: make([]iocb, depth), ptrs: make([]*iocb, 0, depth), events: make([]ioEvent, depth)}
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, uintptr(depth), uintptr(unsafe.Pointer(&q.ctx)), 0); errno != 0 {

@@ -46,8 +46,8 @@ func blockWork(t task.Task) (func(int) (time.Duration, error), error) {
 			if write {
 				task.Mark(buf, off/task.Page, n)
 			}
-			if got, err := op(fd, buf, int64(off)); err != nil || got != len(buf) {
-				return 0, fmt.Errorf("%d of %d bytes at %d: %w", got, len(buf), off, err)
+			if err := whole(op(fd, buf, int64(off))).of(buf, off); err != nil {
+				return 0, err
 			}
 			if !write {
 				if err := task.CheckMarks(buf, off/task.Page, 0); err != nil {

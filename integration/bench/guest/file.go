@@ -58,8 +58,8 @@ func readFile(t task.Task, _ int) (time.Duration, error) {
 	began := time.Now()
 	for i := range t.Operations() {
 		off := t.Offset(i)
-		if n, err := unix.Pread(fd, buf, int64(off)); err != nil || n != len(buf) {
-			return 0, fmt.Errorf("%d of %d bytes at %d: %w", n, len(buf), off, err)
+		if err := whole(unix.Pread(fd, buf, int64(off))).of(buf, off); err != nil {
+			return 0, err
 		}
 		if err := task.CheckMarks(buf, off/task.Page, 0); err != nil {
 			return 0, err
@@ -81,8 +81,8 @@ func writeFile(t task.Task, n int) (time.Duration, error) {
 	for i := range t.Operations() {
 		off := t.Offset(i)
 		task.Mark(buf, off/task.Page, n)
-		if k, err := unix.Pwrite(fd, buf, int64(off)); err != nil || k != len(buf) {
-			return 0, fmt.Errorf("%d of %d bytes at %d: %w", k, len(buf), off, err)
+		if err := whole(unix.Pwrite(fd, buf, int64(off))).of(buf, off); err != nil {
+			return 0, err
 		}
 	}
 	if err := unix.Fsync(fd); err != nil {
@@ -115,8 +115,8 @@ func createFiles(t task.Task, n int) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		if k, err := unix.Write(fd, data); err != nil || k != len(data) {
-			return 0, fmt.Errorf("write %s: %d bytes, %w", name, k, err)
+		if err := whole(unix.Write(fd, data)).of(data, 0); err != nil {
+			return 0, fmt.Errorf("write %s: %w", name, err)
 		}
 		if err := unix.Close(fd); err != nil {
 			return 0, err

@@ -23,16 +23,19 @@ type Result struct {
 	Figures []Figure `json:"figures"`
 }
 
-func newResult(ctx context.Context, o options, figures []Figure) Result {
+// commitOf says what a tree is, as far as git knows.
+func commitOf(ctx context.Context, root string) string {
 	git := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude=*")
-	git.Dir = o.root
+	git.Dir = root
 	commit, err := git.Output()
 	if err != nil {
-		commit = []byte("unknown")
+		return "unknown"
 	}
-	return Result{
-		Date: time.Now().UTC().Format(time.DateOnly), Commit: strings.TrimSpace(string(commit)), Clock: o.clock, Rounds: o.rounds, Figures: figures,
-	}
+	return strings.TrimSpace(string(commit))
+}
+
+func newResult(o options, commit string, figures []Figure) Result {
+	return Result{Date: time.Now().UTC().Format(time.DateOnly), Commit: commit, Clock: o.clock, Rounds: o.rounds, Figures: figures}
 }
 
 // title says of what a table or a picture is.
