@@ -34,19 +34,49 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// With debug = true, the log has one line of a pod's start, the guest's own part of it included.
+// With debug = true, the log has one line of a pod's start, the guest's own part of it included, and one of its end; else none.
 func TestTimeline(t *testing.T) {
+	if lines := logOfPod(t, ""); strings.Contains(lines, "pod ") {
+		t.Errorf("nobody asked for a timeline:\n%s", lines)
+	}
+	text := logOfPod(t, "debug = true\n")
+	found := regexp.MustCompile(`(?m)^.*pod (?:started|ended).*$`).FindAllString(text, -1)
+	if len(found) != 2 {
+		t.Fatalf("%d lines, want 2:\n%s", len(found), text)
+	}
+	for _, phase := range []string{"vm", "host", "mounts", "total"} {
+		if n := strings.Count(found[1], " "+phase+"="); n != 1 {
+			t.Errorf("phase %s is there %d times, want once: %s", phase, n, found[1])
+		}
+	}
+	for _, phase := range []string{"check", "host", "spawn", "configure", "start", "mounts", "stdio", "boot", "kernel", "agent", "create", "total"} {
+		if n := strings.Count(found[0], " "+phase+"="); n != 1 {
+			t.Errorf("phase %s is there %d times, want once: %s", phase, n, found[0])
+		}
+	}
+}
+
+// logOfPod is what is logged of a pod's life with more settings.
+func logOfPod(t *testing.T, settings string) string {
 	w := newWorld(t, "", "true")
-	level := log.GetLevel()
-	defer log.SetLevel(level.String()) // debug = true raises it
-	settings, err := os.ReadFile(w.settings)
+	common, err := os.ReadFile(w.settings)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.write(w.settings, string(settings)+"debug = true\n")
+	w.write(w.settings, string(common)+settings)
 	var lines lockedBuffer
-	logger := &logrus.Logger{Out: &lines, Formatter: &logrus.TextFormatter{DisableColors: true}, Level: logrus.DebugLevel, Hooks: logrus.LevelHooks{}}
-	w.ctx = log.WithLogger(w.ctx, logrus.NewEntry(logger))
+	logger := log.L.Logger
+	out, formatter, level := logger.Out, logger.Formatter, log.GetLevel()
+	logger.SetOutput(&lines)
+	logger.SetFormatter(&logrus.TextFormatter{DisableColors: true})
+	defer func() {
+		logger.SetOutput(out)
+		logger.SetFormatter(formatter)
+		_ = log.SetLevel(level.String()) // debug = true raises it
+	}()
+	if err := log.SetLevel("info"); err != nil {
+		t.Fatal(err)
+	}
 	c := w.client(false)
 	c.read(0)
 	if err := w.create(c); err != nil {
@@ -55,16 +85,7 @@ func TestTimeline(t *testing.T) {
 	w.start("")
 	w.wait("", 0)
 	w.delete("")
-	text := lines.String()
-	found := regexp.MustCompile(`(?m)^.*pod started.*$`).FindAllString(text, -1)
-	if len(found) != 1 {
-		t.Fatalf("%d lines, want 1:\n%s", len(found), text)
-	}
-	for _, phase := range []string{"check", "host", "spawn", "configure", "start", "mounts", "stdio", "boot", "kernel", "agent", "create", "total"} {
-		if n := strings.Count(found[0], " "+phase+"="); n != 1 {
-			t.Errorf("phase %s is there %d times, want once: %s", phase, n, found[0])
-		}
-	}
+	return lines.String()
 }
 
 // The guest's part of its boot is what the guest says, and believed if it can be.
