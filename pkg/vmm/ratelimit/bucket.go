@@ -72,7 +72,19 @@ func (b *bucket) wait(n uint64) time.Duration {
 	if n == 0 || missing <= b.tokens {
 		return 0
 	}
-	missing -= b.tokens
+	return b.until(missing - b.tokens)
+}
+
+// owed is how long it takes from the last refill until there is no debt.
+func (b *bucket) owed() time.Duration {
+	if b.debt == 0 {
+		return 0
+	}
+	return b.until(b.debt)
+}
+
+// until is how long it takes from the last refill until missing more tokens have come: at least a nanosecond, if that is not zero.
+func (b *bucket) until(missing uint64) time.Duration {
 	hi, lo := bits.Mul64(missing, b.period)
 	lo, borrow := bits.Sub64(lo, b.part, 0)
 	if hi -= borrow; hi >= b.size {
@@ -85,7 +97,7 @@ func (b *bucket) wait(n uint64) time.Duration {
 	return time.Duration(min(ns, math.MaxInt64))
 }
 
-// take takes n tokens, for which wait gave zero.
+// take takes n tokens, also those that are not there.
 func (b *bucket) take(n uint64) {
 	if b.size == 0 {
 		return
@@ -97,7 +109,7 @@ func (b *bucket) take(n uint64) {
 		b.tokens -= n
 		return
 	}
-	b.debt = n - b.tokens
+	b.debt = saturatingAdd(b.debt, n-b.tokens)
 	b.tokens = 0
 }
 

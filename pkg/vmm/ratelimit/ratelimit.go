@@ -22,13 +22,13 @@ type Sleeper interface {
 }
 
 // Limiter bounds one queue of a device. The zero value is no limit. It belongs to the device, not to its driver: a reset does
-// not fill it. Await must not be called twice at the same time; Update may be called at any time.
+// not fill it. Await and Settle must not be called at the same time, nor twice; Update and Charge may be called at any time.
 type Limiter struct {
 	limited atomic.Bool
 
 	mu         sync.Mutex
 	bytes, ops bucket
-	asleep     Sleeper // while Await waits
+	asleep     Sleeper // while Await or Settle waits
 	epoch      time.Time
 	// now is the time since epoch; nil for that of the monotonic clock.
 	now func() time.Duration
@@ -63,14 +63,35 @@ func (l *Limiter) Await(s Sleeper, bytes uint64) error {
 	if !l.limited.Load() {
 		return nil
 	}
-	return l.await(s, bytes)
+	return l.await(s, func() time.Duration { return l.take(bytes) })
 }
 
-func (l *Limiter) await(s Sleeper, bytes uint64) error {
+// Charge takes the tokens of a request that has been carried out already, as much as that puts the buckets into debt.
+func (l *Limiter) Charge(bytes uint64) {
+	if !l.limited.Load() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refill()
+	l.bytes.take(bytes)
+	l.ops.take(1)
+}
+
+// Settle returns when there is no debt, having s sleep until then; an error of s ends it, and the debt remains.
+func (l *Limiter) Settle(s Sleeper) error {
+	if !l.limited.Load() {
+		return nil
+	}
+	return l.await(s, l.owed)
+}
+
+// await has s sleep for as long as try says, until it says nothing.
+func (l *Limiter) await(s Sleeper, try func() time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {
-		d := l.take(bytes)
+		d := try()
 		if d == 0 {
 			return nil
 		}
@@ -87,15 +108,24 @@ func (l *Limiter) await(s Sleeper, bytes uint64) error {
 
 // take takes a request's tokens, all of them or none: then it gives the time after which they could be there.
 func (l *Limiter) take(bytes uint64) time.Duration {
-	now := l.time()
-	l.bytes.refill(now)
-	l.ops.refill(now)
+	l.refill()
 	if d := max(l.bytes.wait(bytes), l.ops.wait(1)); d > 0 {
 		return d
 	}
 	l.bytes.take(bytes)
 	l.ops.take(1)
 	return 0
+}
+
+func (l *Limiter) owed() time.Duration {
+	l.refill()
+	return max(l.bytes.owed(), l.ops.owed())
+}
+
+func (l *Limiter) refill() {
+	now := l.time()
+	l.bytes.refill(now)
+	l.ops.refill(now)
 }
 
 func (l *Limiter) time() time.Duration {

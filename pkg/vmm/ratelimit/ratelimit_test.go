@@ -201,12 +201,56 @@ func TestSleeps(t *testing.T) {
 	}
 }
 
+// What is charged afterwards puts the buckets into debt, which outlives a sleep that fails; then it is paid for.
+func TestDebt(t *testing.T) {
+	c := bandwidth(1000, 500, 1000)
+	c.Ops = &config.TokenBucket{Size: 2, RefillTime: 1000}
+	b := newBench(c)
+	settled := func(want time.Duration) {
+		t.Helper()
+		if err := b.Settle(b); err != nil || b.clock != want {
+			t.Fatalf("settled at %v, %v; want %v", b.clock, err, want)
+		}
+	}
+	settled(0)
+	b.Charge(1500)
+	settled(0)
+	b.Charge(300)
+	settled(300 * ms)
+	b.err = errors.New("reset")
+	b.during = func() {}
+	b.Charge(100)
+	if err := b.Settle(b); err != b.err || b.ops.debt != 1 || b.bytes.debt != 100 {
+		t.Fatalf("%v, debts %d and %d", err, b.bytes.debt, b.ops.debt)
+	}
+	b.err = nil
+	b.Charge(50) // the fourth: two were there, and 0.6 have come
+	settled(1000 * ms)
+	b.Charge(math.MaxUint64)
+	b.Charge(math.MaxUint64)
+	if b.bytes.debt != math.MaxUint64 {
+		t.Errorf("a debt of %d", b.bytes.debt)
+	}
+	b.during = func() {
+		c := bandwidth(1, 0, 1)
+		b.Update(&c)
+	}
+	settled(2000 * ms) // two more operations
+	var none Limiter
+	none.Charge(1)
+	if err := none.Settle(b); err != nil || none.bytes.debt != 0 {
+		t.Error(err)
+	}
+}
+
 func TestNoAllocation(t *testing.T) {
 	var none Limiter
 	b := newBench(ops(1000, 0, 1))
 	if n := testing.AllocsPerRun(1000, func() {
 		none.Await(b, 1)
 		b.Await(b, 1)
+		b.Charge(1)
+		b.Settle(b)
 		b.clock++
 	}); n != 0 {
 		t.Errorf("%v allocations a request", n)

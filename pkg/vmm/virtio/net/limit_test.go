@@ -85,7 +85,7 @@ func TestTxLimit(t *testing.T) {
 	g.WaitUsed(g.tx)
 }
 
-// Frames to the guest wait on their way: one in its buffers, the others on the wire. The other direction goes on.
+// Frames to the guest wait on their way: one in its buffers, charged for, the others on the wire. The other direction goes on.
 func TestRxLimit(t *testing.T) {
 	g := newGuest(t, config.NetworkInterface{IfaceID: "eth0", RxRateLimiter: &config.RateLimiter{Bandwidth: scarce(300), Ops: scarce(3)}})
 	posted := g.post(times(16, 1536)...)
@@ -115,15 +115,33 @@ func TestRxLimit(t *testing.T) {
 	take(100)
 	g.WantBlocked(g.rx) // the operations are spent
 	g.dev.Limit(&config.RateLimiter{Ops: scarce(1)}, nil)
-	take(101)
+	take(101) // paid for by the old bucket
+	say(99)
+	take(99)
 
-	// A reset while one waits: it is lost, and the bucket stays empty.
-	for range 2 {
-		say(102)
+	// A reset while one waits: the guest has seen it, and owes for it; before that is paid it sees none.
+	say(102)
+	for begin := time.Now(); !bytes.Contains(g.Bytes(posted[0]), frame(102)); time.Sleep(time.Millisecond) {
+		if time.Since(begin) > vt.Timeout {
+			t.Fatal("no frame was read")
+		}
+	}
+	for range 3 {
 		g.WantBlocked(g.rx)
 		g.restart(allFeatures)
+		if err := g.dev.rxLimiter.Settle(still{}); !errors.Is(err, queue.ErrStopped) {
+			t.Fatalf("no debt after a reset: %v", err)
+		}
 		posted = g.post(times(16, 1536)...)
+		clear(g.Bytes(posted[0]))
+		say(102)
 	}
+	g.WantBlocked(g.rx)
+	if p := g.Bytes(posted[0]); !bytes.Equal(p, make([]byte, len(p))) {
+		t.Error("a frame was read before the last one was paid for")
+	}
+	g.restart(allFeatures)
+	posted = g.post(times(16, 1536)...)
 	say(103)
 	g.WantBlocked(g.rx)
 	g.dev.Limit(&config.RateLimiter{Ops: scarce(0)}, nil)

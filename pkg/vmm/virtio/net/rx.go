@@ -61,8 +61,12 @@ func (r *rx) init(s *session, q *queue.Queue, accepted uint64) {
 	r.readFn = r.tryRead
 }
 
-// serve hands the TAP's frames to the guest.
+// serve hands the TAP's frames to the guest. Each is charged for when it has been read, as the guest can see it from then on, also
+// one that a reset takes from it; and whoever owes for a frame reads no other.
 func (r *rx) serve() error {
+	if err := r.s.d.rxLimiter.Settle(r); err != nil {
+		return err
+	}
 	for {
 		if err := r.await(1); err != nil {
 			return err
@@ -76,11 +80,11 @@ func (r *rx) serve() error {
 			r.s.lost(err)
 			return queue.ErrStopped
 		}
+		r.s.d.rxLimiter.Charge(uint64(max(n-headerSize, 0)))
 		if n < headerSize || n == r.vec.Len() {
 			continue // no frame, or one of an unheard-of size: lost
 		}
-		// It lies in the guest's buffers already, which the driver gets back afterwards.
-		if err := r.s.d.rxLimiter.Await(r, uint64(n-headerSize)); err != nil {
+		if err := r.s.d.rxLimiter.Settle(r); err != nil {
 			return err
 		}
 		if err := r.deliver(n, direct); err != nil {
