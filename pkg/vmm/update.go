@@ -33,12 +33,16 @@ func (m *Machine) UpdateDrive(_ context.Context, u config.DriveUpdate) error {
 	defer m.mu.Unlock()
 	if err := m.canUpdate("update of drive " + u.DriveID); err != nil {
 		if b != nil {
-			b.Close()
+			go b.Close()
 		}
 		return err
 	}
 	if b != nil {
-		d.transport.Reconfigure(func() { drive.Swap(b) })
+		var old *block.Backing
+		d.transport.Reconfigure(func() { old = drive.Swap(b) })
+		if old != nil {
+			go old.Close() // it may take minutes, which neither the machine nor its guest waits for
+		}
 	}
 	drive.Limit(u.RateLimiter)
 	return nil

@@ -31,14 +31,17 @@ func (d *Device) Open(path string) (*Backing, error) {
 
 // Swap puts the drive on b, which the device owns from here on: requests that have not begun go there, and the last one that
 // has is waited for by nobody. The capacity changes with it: the caller sees to it that the driver does not read half of that,
-// and tells it.
-func (d *Device) Swap(b *Backing) {
+// and tells it. The caller closes the backing that Swap returns, which nothing uses any more, without a lock and where nobody waits:
+// a close takes as long as the host's file system does. It is nil where a request is still at work on it.
+func (d *Device) Swap(b *Backing) *Backing {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.backing != d.busy {
-		d.backing.Close()
-	}
+	old := d.backing
 	d.setBacking(b)
+	if old == d.busy {
+		return nil // end closes it
+	}
+	return old
 }
 
 // begin gives the backing for one request, until end.
@@ -51,11 +54,12 @@ func (d *Device) begin() *Backing {
 
 func (d *Device) end() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.busy != d.backing {
-		d.busy.Close() // it was swapped meanwhile
-	}
+	old, swapped := d.busy, d.busy != d.backing
 	d.busy = nil
+	d.mu.Unlock()
+	if swapped {
+		go old.Close() // the next request does not wait for it
+	}
 }
 
 func openBacking(path string, readOnly bool) (*Backing, error) {

@@ -36,7 +36,7 @@ const (
 )
 
 // struct virtio_blk_config (virtio 1.2 §5.2.4): offsets, and its length up to the last field that this device has. The
-// limits of discards and of write-zeroes are sectors and ranges, of a request; then the alignment, and whether space may be freed.
+// limits of discards and of write-zeroes are sectors and segments, of a request; then the alignment, and whether space may be freed.
 const (
 	configCapacity = 0
 	configSegMax   = 12
@@ -149,7 +149,8 @@ func (d *Device) serve(features uint64) *server {
 	}
 }
 
-// Reset waits for the request in work, at most one chunk of maxChunk bytes.
+// Reset waits for the system call in work, up to virtio.ResetTimeout. One moves at most maxChunk bytes, or frees or zeroes at most
+// maxPiece; but there is no telling how long the host takes for that, or for a flush.
 func (d *Device) Reset() error { return d.worker.Stop() }
 
 // Close closes the drive; the device must have been reset. A drive that is still in use stays open. Swap must not follow.

@@ -231,8 +231,8 @@ func FuzzBlockRequest(f *testing.F) {
 	f.Add(uint32(0x00200001), request(typeOut, 2, 1024))
 	f.Add(uint32(0x03040501), request(typeGetID, 0, 21))
 	f.Add(uint32(0), request(typeFlush, 0, 1))
-	f.Add(uint32(0x08010101), append(append(request(typeDiscard, 0, 0), ranges(segment{8, 4, 0}, segment{1, 16, 0})...), 0))
-	f.Add(uint32(0x08010101), append(append(request(typeWriteZeroes, 0, 0), ranges(segment{8, 4, flagUnmap}, segment{0, 1 << 31, 0})...), 0))
+	f.Add(uint32(0x08010101), append(append(request(typeDiscard, 0, 0), packed(segment{8, 4, 0}, segment{1, 16, 0})...), 0))
+	f.Add(uint32(0x08010101), append(append(request(typeWriteZeroes, 0, 0), packed(segment{8, 4, flagUnmap}, segment{0, 1 << 31, 0})...), 0))
 	mem := vt.Memory(f, 1<<20).Regions()[0].Mem
 	d, _ := drive(f, 8192, config.Drive{DriveID: "fuzz", CacheType: "Writeback"})
 	s := d.serve(d.Features())

@@ -40,9 +40,9 @@ type server struct {
 	header       [headerSize]byte
 	disk         *Backing // for the request in work
 
-	// Whether the driver accepted discards and write-zeroes, and what one of these needs: the ranges, as they came and read.
+	// Whether the driver accepted discards and write-zeroes, and what one of these needs: its segments, as they came and read.
 	canDiscard, canZero bool
-	ranges              [maxSegments * segmentSize]byte
+	raw                 [maxSegments * segmentSize]byte
 	segments            []segment
 	zeros               []byte // made by the first who needs them
 	fallocate           func(fd int, mode uint32, off, n int64) error
@@ -67,6 +67,7 @@ func (s *server) handle(c *queue.Chain, q ring) (uint32, error) {
 	}
 	bytes := uint64(0)
 	if n == headerSize {
+		s.loadSegments(c)
 		bytes = s.cost(c, space-1)
 	}
 	if err := s.limiter.Await(q, bytes); err != nil {
@@ -88,8 +89,8 @@ func (s *server) handle(c *queue.Chain, q ring) (uint32, error) {
 	return uint32(min(written+1, 1<<32-1)), nil
 }
 
-// cost is the number of bytes that a request takes from the rate limiter: those that it moves, if all is well. It loads the
-// request's ranges, if it has any.
+// cost is the number of bytes that a request takes from the rate limiter: those that it moves, if all is well. Its
+// segments have been loaded, if it has any.
 func (s *server) cost(c *queue.Chain, space int) uint64 {
 	switch binary.LittleEndian.Uint32(s.header[:]) {
 	case typeIn:
@@ -99,16 +100,10 @@ func (s *server) cost(c *queue.Chain, space int) uint64 {
 	case typeWriteZeroes:
 		// They are written, at worst.
 		n := uint64(0)
-		if s.canZero && s.loadSegments(c) {
-			for _, g := range s.segments {
-				n += uint64(min(g.sectors, maxZeroesSectors)) * SectorSize
-			}
+		for _, g := range s.segments {
+			n += uint64(min(g.sectors, maxZeroesSectors)) * SectorSize
 		}
 		return n
-	case typeDiscard:
-		if s.canDiscard {
-			s.loadSegments(c)
-		}
 	}
 	return 0
 }
@@ -140,11 +135,11 @@ func (s *server) do(c *queue.Chain, space int, q ring) (status byte, written int
 		copy(id[:], s.id)
 		return statusOK, scatter(c.Writable, id[:min(idSize, space)]), nil
 	}
-	return s.doRanges(q)
+	return s.doSegments(q)
 }
 
-// doRanges carries out what a request asks for that moves no data, if the driver may ask for it.
-func (s *server) doRanges(q ring) (status byte, written int, err error) {
+// doSegments carries out what a request asks for that moves no data, if the driver may ask for it.
+func (s *server) doSegments(q ring) (status byte, written int, err error) {
 	switch typ := binary.LittleEndian.Uint32(s.header[:]); {
 	case typ == typeDiscard && s.canDiscard:
 		status, err = s.discard(q)

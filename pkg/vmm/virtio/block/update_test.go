@@ -47,7 +47,7 @@ func TestCosts(t *testing.T) {
 		{"unknown", 99, headerSize, 512, 512, 0},
 		{"discard", typeDiscard, headerSize, 16, 0, 0},
 		{"zeros", typeWriteZeroes, headerSize, 32, 0, 2 * 7 * 512},
-		{"zeros, half a range", typeWriteZeroes, headerSize, 24, 0, 0},
+		{"zeros, half a segment", typeWriteZeroes, headerSize, 24, 0, 0},
 		{"short header", typeIn, 15, 0, 512, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestCosts(t *testing.T) {
 			s := d.serve(d.Features())
 			clear(mem[:headerSize])
 			binary.LittleEndian.PutUint32(mem, tt.typ)
-			copy(mem[4096:], ranges(segment{0, 7, 0}, segment{100, 7, 0}))
+			copy(mem[4096:], packed(segment{0, 7, 0}, segment{100, 7, 0}))
 			c := queue.Chain{Readable: [][]byte{mem[:tt.header], mem[4096:][:tt.out]}, Writable: [][]byte{mem[1<<19:][:tt.in], mem[4095:4096]}}
 			if _, err := s.handle(&c, running{}); err != nil {
 				t.Fatal(err)
@@ -169,16 +169,19 @@ func TestSwap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Swap(b)
+	if old := d.Swap(b); old != first {
+		t.Error("the old file is not given back")
+	}
 	if s, p := read(1 << 7); s != statusOK || !bytes.Equal(p, make([]byte, 512)) || capacity(d) != 1<<8 {
 		t.Fatalf("status %d behind the old end, capacity %d", s, capacity(d))
 	}
 	if s, p := read(1); s != statusOK || !bytes.Equal(p, data[512:1024]) {
 		t.Fatalf("status %d", s)
 	}
-	if isOpen(first) {
-		t.Error("the old file is still open")
+	if !isOpen(first) {
+		t.Error("closed where others wait")
 	}
+	first.Close()
 
 	// Another file, smaller, while a request waits for tokens, and another one again.
 	d.Limit(&config.RateLimiter{Ops: &config.TokenBucket{Size: 1, RefillTime: 1e9}})
@@ -196,7 +199,7 @@ func TestSwap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.Swap(b)
+		d.Swap(b).Close()
 	}
 	d.Limit(&config.RateLimiter{Ops: &config.TokenBucket{}})
 	g.WaitUsed(g.Rings[0])
@@ -228,14 +231,24 @@ func TestSwapWhileBusy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.Swap(b)
+		unused := d.Swap(b)
 		backings = append(backings, b)
+		if len(backings) == 1 && unused != nil || len(backings) == 2 && unused != backings[0] {
+			t.Fatalf("swap %d gave back %v", len(backings), unused)
+		}
 	}
-	if !isOpen(old) || isOpen(backings[0]) || !isOpen(backings[1]) {
-		t.Error("the request's file and the drive's must be open, and no other")
+	backings[0].Close()
+	if !isOpen(old) || !isOpen(backings[1]) {
+		t.Error("the request's file and the drive's must be open")
 	}
-	if d.end(); isOpen(old) || !isOpen(backings[1]) {
-		t.Error("the drive's file must be open, and no other")
+	d.end()
+	for begin := time.Now(); isOpen(old); time.Sleep(time.Millisecond) {
+		if time.Since(begin) > vt.Timeout {
+			t.Fatal("the request's file is not closed after it")
+		}
+	}
+	if !isOpen(backings[1]) {
+		t.Error("the drive's file must be open")
 	}
 	d.begin()
 	if d.end(); !isOpen(backings[1]) {
