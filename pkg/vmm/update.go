@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/containerd/errdefs"
-
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
 	virtionet "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/net"
@@ -13,20 +11,21 @@ import (
 
 // UpdateDrive changes a drive of a running or paused machine: its file, which may be the one that it has, of another size;
 // and its limits. Either all of it is done or nothing. The guest is told of a new capacity.
-func (m *Machine) UpdateDrive(_ context.Context, u config.DriveUpdate) error {
+// The end of ctx ends the wait for the host's file system.
+func (m *Machine) UpdateDrive(ctx context.Context, u config.DriveUpdate) error {
 	if err := u.Validate(); err != nil {
 		return err
 	}
 	d, drive := find(m, func(b *block.Device) bool { return b.ID() == u.DriveID })
 	if d == nil {
-		return unknown("drive_id", u.DriveID, "drive")
+		return config.UnknownID("drive_id", u.DriveID, "drive")
 	}
 	var b *block.Backing
 	if u.PathOnHost != "" {
 		var err error
 		// Not under the lock: the host's file system may take its time.
-		if b, err = drive.Open(u.PathOnHost); err != nil {
-			return &inputError{err: err}
+		if b, err = openWithin(ctx, u, drive.Open); err != nil {
+			return err
 		}
 	}
 	m.mu.Lock()
@@ -48,6 +47,34 @@ func (m *Machine) UpdateDrive(_ context.Context, u config.DriveUpdate) error {
 	return nil
 }
 
+// openWithin opens the update's file by open, which takes as long as the host's file system does, unless ctx ends before: then it
+// goes on by itself, and what it opens is closed.
+func openWithin(ctx context.Context, u config.DriveUpdate, open func(path string) (*block.Backing, error)) (*block.Backing, error) {
+	type result struct {
+		b   *block.Backing
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		b, err := open(u.PathOnHost)
+		opened <- result{b, err}
+	}()
+	select {
+	case r := <-opened:
+		if r.err != nil {
+			return nil, &inputError{err: r.err}
+		}
+		return r.b, nil
+	case <-ctx.Done():
+		go func() {
+			if r := <-opened; r.err == nil {
+				r.b.Close()
+			}
+		}()
+		return nil, fmt.Errorf("drive %q: waiting for the host to open path_on_host %.64q: %w", u.DriveID, u.PathOnHost, context.Cause(ctx))
+	}
+}
+
 // UpdateNetworkInterface changes the limits of a network interface of a running or paused machine.
 func (m *Machine) UpdateNetworkInterface(_ context.Context, u config.NetworkInterfaceUpdate) error {
 	if err := u.Validate(); err != nil {
@@ -55,7 +82,7 @@ func (m *Machine) UpdateNetworkInterface(_ context.Context, u config.NetworkInte
 	}
 	d, iface := find(m, func(n *virtionet.Device) bool { return n.ID() == u.IfaceID })
 	if d == nil {
-		return unknown("iface_id", u.IfaceID, "network interface")
+		return config.UnknownID("iface_id", u.IfaceID, "network interface")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,8 +110,4 @@ func find[T any](m *Machine, is func(T) bool) (*device, T) {
 	}
 	var none T
 	return nil, none
-}
-
-func unknown(field, id, what string) error {
-	return fmt.Errorf("%s is %.64q: want the id of a %s of this microVM: %w", field, id, what, errdefs.ErrNotFound)
 }

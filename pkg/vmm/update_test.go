@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
 )
 
@@ -147,7 +148,7 @@ func TestUpdateRefused(t *testing.T) {
 		m.UpdateDrive(ctx, config.DriveUpdate{DriveID: "none"}),
 		m.UpdateNetworkInterface(ctx, config.NetworkInterfaceUpdate{IfaceID: "none"}),
 	} {
-		if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), `is "none": want the id of a`) {
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), `is "none": want the id of a`) {
 			t.Error(err)
 		}
 	}
@@ -157,6 +158,59 @@ func TestUpdateRefused(t *testing.T) {
 	} {
 		if !errdefs.IsInvalidArgument(err) {
 			t.Error(err)
+		}
+	}
+}
+
+// A file that takes too long to open is waited for no longer than the request lasts, and closed when it is there.
+func TestOpenWithin(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := block.New(config.Drive{DriveID: "data", PathOnHost: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	u := config.DriveUpdate{DriveID: "data", PathOnHost: path}
+	cause := errors.New("too long")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	b, err := openWithin(ctx, u, d.Open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	late := make(chan *block.Backing, 1)
+	release := make(chan struct{})
+	_, err = openWithin(ctx, u, func(path string) (*block.Backing, error) {
+		cancel(cause)
+		<-release
+		b, err := d.Open(path)
+		late <- b
+		return b, err
+	})
+	if !errors.Is(err, cause) || !strings.Contains(err.Error(), `"data"`) || !strings.Contains(err.Error(), path[:8]) {
+		t.Error(err)
+	}
+	close(release)
+	if b = <-late; b == nil {
+		t.Fatal("not opened")
+	}
+	open := func() (n int) {
+		fds, _ := os.ReadDir("/proc/self/fd")
+		for _, fd := range fds {
+			if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); to == path {
+				n++
+			}
+		}
+		return n
+	}
+	for begin := time.Now(); open() != 1; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > bootTimeout {
+			t.Fatalf("the file is open %d times, want once, for the drive", open())
 		}
 	}
 }

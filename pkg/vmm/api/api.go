@@ -80,5 +80,5 @@ const (
 	writeTimeout    = 60 * time.Second
 	idleTimeout     = 60 * time.Second
 	turnTimeout     = 10 * time.Second // for the requests before this one
-	runStateTimeout = 10 * time.Second // to pause or resume
+	runStateTimeout = 10 * time.Second // to pause, resume or update
 )

@@ -44,7 +44,16 @@ func (d document) driveUpdate(m member) (config.DriveUpdate, error) {
 	if err := d.fill(m.raw, m.at, &u, schema{required: []string{"drive_id"}}); err != nil {
 		return u, err
 	}
-	return u, u.Validate()
+	if err := u.Validate(); err != nil || u.PathOnHost != "" {
+		return u, err
+	}
+	ms, err := d.members("", m.raw, m.at)
+	for _, v := range ms {
+		if v.key == "path_on_host" && string(v.raw) != "null" {
+			err = &config.FieldError{Field: "drives/" + u.DriveID + "/path_on_host", Value: `""`, Want: "the path of a file or block device, or null for no change"}
+		}
+	}
+	return u, err
 }
 
 func (d document) networkInterfaceUpdate(m member) (config.NetworkInterfaceUpdate, error) {

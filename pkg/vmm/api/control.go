@@ -123,11 +123,11 @@ func (c *control) start(ctx context.Context) error {
 }
 
 // update has the machine make a change that change makes in a copy of its description, which is then recorded.
-func (c *control) update(ctx context.Context, change func(*config.VM) error, f func(Machine, context.Context) error) error {
+func (c *control) update(ctx context.Context, change func(context.Context, *config.VM) error, f func(Machine, context.Context) error) error {
 	return c.withMachine(ctx, func(m Machine, ctx context.Context) error {
 		vm, _ := c.snapshot()
 		vm = vm.Clone()
-		if err := change(&vm); err != nil {
+		if err := change(ctx, &vm); err != nil {
 			return err
 		}
 		if err := vm.ValidateParts(); err != nil {

@@ -164,6 +164,7 @@ func (d document) fill(raw []byte, at int, into any, s schema) error {
 		if null {
 			continue
 		}
+		missing = slices.DeleteFunc(missing, func(k string) bool { return k == m.key })
 		if t := field.Type(); t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct {
 			field.Set(reflect.New(t.Elem()))
 			if err := d.fill(m.raw, m.at, field.Interface(), partSchema(field.Elem(), s.of+m.key)); err != nil {
@@ -174,7 +175,6 @@ func (d document) fill(raw []byte, at int, into any, s schema) error {
 		if err := json.Unmarshal(m.raw, field.Addr().Interface()); err != nil {
 			return d.errorAt(m.at, "%s%s is %s: want %s", s.of, m.key, shorten(compact(m.raw)), kindName(field))
 		}
-		missing = slices.DeleteFunc(missing, func(k string) bool { return k == m.key })
 	}
 	if len(missing) > 0 {
 		return d.errorAt(at+len(raw), "missing field `%s%s`", s.of, missing[0])

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,6 +26,19 @@ func hostError(field, path, want string, err error) error {
 		want += " (" + err.Error() + ")"
 	}
 	return &config.FieldError{Field: field, Value: strconv.Quote(shorten(path)), Want: want}
+}
+
+// within runs look, which looks at a path of the host, for as long as ctx lasts. Then look goes on by itself: the host's file system may
+// never answer.
+func within(ctx context.Context, field, path string, look func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- look() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the host to open %s %s: %w", field, strconv.Quote(shorten(path)), context.Cause(ctx))
+	}
 }
 
 func checkBootSource(b *config.BootSource) error {

@@ -183,7 +183,7 @@ func (s *Server) patchDrive(ctx context.Context, r request) (any, error) {
 	if err := sameID(r.id, u.DriveID); err != nil {
 		return nil, err
 	}
-	return nil, s.control.update(ctx, func(vm *config.VM) error { return updateDrive(vm, u) },
+	return nil, s.control.update(ctx, func(ctx context.Context, vm *config.VM) error { return updateDrive(ctx, vm, u) },
 		func(m Machine, ctx context.Context) error { return m.UpdateDrive(ctx, u) })
 }
 
@@ -195,7 +195,7 @@ func (s *Server) patchNetworkInterface(ctx context.Context, r request) (any, err
 	if err := sameID(r.id, u.IfaceID); err != nil {
 		return nil, err
 	}
-	return nil, s.control.update(ctx, func(vm *config.VM) error { return updateNetworkInterface(vm, u) },
+	return nil, s.control.update(ctx, func(ctx context.Context, vm *config.VM) error { return updateNetworkInterface(ctx, vm, u) },
 		func(m Machine, ctx context.Context) error { return m.UpdateNetworkInterface(ctx, u) })
 }
 

@@ -1,8 +1,8 @@
 package api
 
 import (
+	"context"
 	"slices"
-	"strconv"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
@@ -49,30 +49,27 @@ func setNetworkInterface(vm *config.VM, n config.NetworkInterface) error {
 }
 
 // updateDrive makes a change of a running machine's drive, whose new file, if there is one, must be there.
-func updateDrive(vm *config.VM, u config.DriveUpdate) error {
+func updateDrive(ctx context.Context, vm *config.VM, u config.DriveUpdate) error {
 	i := slices.IndexFunc(vm.Drives, func(d config.Drive) bool { return d.DriveID == u.DriveID })
 	if i < 0 {
-		return unknownID("drive_id", u.DriveID, "drive")
+		return config.UnknownID("drive_id", u.DriveID, "drive")
 	}
 	u.Apply(&vm.Drives[i])
 	if u.PathOnHost == "" {
 		return nil
 	}
-	return checkDrive(&vm.Drives[i])
+	d := vm.Drives[i]
+	return within(ctx, "drives/"+d.DriveID+"/path_on_host", d.PathOnHost, func() error { return checkDrive(&d) })
 }
 
 // updateNetworkInterface makes a change of a running machine's network interface.
-func updateNetworkInterface(vm *config.VM, u config.NetworkInterfaceUpdate) error {
+func updateNetworkInterface(_ context.Context, vm *config.VM, u config.NetworkInterfaceUpdate) error {
 	i := slices.IndexFunc(vm.NetworkInterfaces, func(n config.NetworkInterface) bool { return n.IfaceID == u.IfaceID })
 	if i < 0 {
-		return unknownID("iface_id", u.IfaceID, "network interface")
+		return config.UnknownID("iface_id", u.IfaceID, "network interface")
 	}
 	u.Apply(&vm.NetworkInterfaces[i])
 	return nil
-}
-
-func unknownID(field, id, what string) error {
-	return &config.FieldError{Field: field, Value: strconv.Quote(id), Want: "the id of a " + what + " of this microVM"}
 }
 
 func setVsock(vm *config.VM, v *config.Vsock) error {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -38,6 +39,7 @@ func TestUpdates(t *testing.T) {
 		{"/drives/a", `{"drive_id": "a", "path_on_host": "/nope"}`, `drives/a/path_on_host is "/nope": want a readable and writable file or block device (no such file`, "", ""},
 		{"/drives/a", `{"drive_id": "a", "path_on_host": "/dev/null"}`, "drives/a/path_on_host", "", ""},
 		{"/drives/a", `{"drive_id": "a", "path_on_host": "a\u0000b"}`, "drives/a/path_on_host", "path_on_host", ""},
+		{"/drives/a", `{"drive_id": "a", "path_on_host": ""}`, `drives/a/path_on_host is "": want the path of a file or block device, or null`, `path_on_host is ""`, ""},
 		{"/drives/none", `{"drive_id": "none"}`, `drive_id is "none": want the id of a drive of this microVM`, "", ""},
 		{"/drives/a", ``, "Empty PATCH request.", "Empty", ""},
 
@@ -95,6 +97,39 @@ func TestUpdates(t *testing.T) {
 				t.Errorf("the machine was asked for %+v, %+v", b.machine.drives, b.machine.interfaces)
 			}
 		})
+	}
+}
+
+// A look at a file system that does not answer ends with the request, and says what it was for.
+func TestWithin(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	if err := within(ctx, "f", "/p", func() error { return errFake }); err != errFake {
+		t.Error(err)
+	}
+	release := make(chan struct{})
+	defer close(release)
+	err := within(ctx, "drives/a/path_on_host", "/hung", func() error {
+		cancel(errFake)
+		<-release
+		return nil
+	})
+	if !errors.Is(err, errFake) || !strings.Contains(err.Error(), `drives/a/path_on_host "/hung"`) {
+		t.Error(err)
+	}
+}
+
+// A required part may be an object.
+func TestRequiredObject(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"rate_limiter": {}}`:   "",
+		`{"rate_limiter": null}`: "missing field `rate_limiter`",
+		`{"drive_id": "a"}`:      "missing field `rate_limiter`",
+	} {
+		var d config.Drive
+		err := document{[]byte(text)}.fill([]byte(text), 0, &d, schema{required: []string{"rate_limiter"}})
+		if want == "" && (err != nil || d.RateLimiter == nil) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
 	}
 }
 

@@ -42,6 +42,11 @@ func badString(field, value, want string) error {
 	return &FieldError{Field: field, Value: value, Want: want}
 }
 
+// UnknownID is the error for a field that names a part which the microVM has not: what, as in "drive".
+func UnknownID(field, id, what string) error {
+	return badString(field, id, "the id of a "+what+" of this microVM")
+}
+
 // bad is the error for any other value.
 func bad(field string, value any, want string) error {
 	return &FieldError{Field: field, Value: fmt.Sprint(value), Want: want}
