@@ -109,7 +109,7 @@ func (s *server) writeZeroes(q ring) (byte, error) {
 
 // zero makes a segment read as zeros, in the best way that the host's file system knows.
 func (s *server) zero(q ring, g segment) (byte, error) {
-	var modes = [...]uint32{unix.FALLOC_FL_PUNCH_HOLE, unix.FALLOC_FL_ZERO_RANGE}
+	modes := [...]uint32{unix.FALLOC_FL_PUNCH_HOLE, unix.FALLOC_FL_ZERO_RANGE}
 	try := modes[:]
 	if g.flags&flagUnmap == 0 {
 		try = modes[1:]
