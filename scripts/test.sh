@@ -8,8 +8,9 @@
 # Each group runs in a machine of its own, in a time that it may take there, in seconds.
 declare -A limit=([parts]=1200 [containers-1]=1800 [containers-2]=1800 [runc]=600 [crowd]=420)
 crowd='^TestTenAtOnce$' # ten VMs at once weigh on an emulated machine: they run by themselves
-# What these claim must hold for runc, too, and they do not ask it themselves: they run once more, with runc.
-runc='^Test(Exec|ExecEndsWithContainer|Snapshot|BindMounts|OutputAndStatus|NoSuchCommand|StdinThrough|StdinIn|StdinUnread|StdoutOut|Terminal|ResizeByClient|Kill|KillPaused|PauseAndResume|NeverStarted|Pids|Update|OutOfMemory|SpecByCtr|SpecWhole|Namespaces|BinaryLogger|LoggerOfExec|FileLog|Deaths|RunSeesDeath|ContainerdDeath|ContainerdDeathAtStart|Cycles|ManyExecs)$'
+# What these claim must hold for runc, too, and they do not ask it themselves: they run once more, with runc. TestContainerdDeathAtStart
+# is not among them: at some moments runc leaves an empty cgroup behind.
+runc='^Test(Exec|ExecEndsWithContainer|Snapshot|BindMounts|OutputAndStatus|NoSuchCommand|StdinThrough|StdinIn|StdinUnread|StdoutOut|Terminal|ResizeByClient|Kill|KillPaused|PauseAndResume|NeverStarted|Pids|Update|OutOfMemory|SpecByCtr|SpecWhole|Namespaces|BinaryLogger|LoggerOfExec|FileLog|Deaths|RunSeesDeath|ContainerdDeath|Cycles|ManyExecs)$'
 # A sample of containerd's own client tests; `make test-containerd` runs them all.
 sample='^Test(Container(Start|Exec|Kill|CloseIO|PTY|Hook|Metrics|AttachProcess)|TaskForceDelete|DeleteContainerExecCreated|DaemonRestart|ShimSockLength|RuntimeInfo)$'
 
