@@ -420,7 +420,6 @@ func waitingOpens(t *testing.T) (n int) {
 	return n
 }
 
-
 // TestAbandoned has the host hold up more and more requests of a driver that resets its device again and again: neither
 // threads nor files may grow without a bound.
 func TestAbandoned(t *testing.T) {
