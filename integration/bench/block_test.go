@@ -31,6 +31,28 @@ type operation struct {
 	unit unit
 }
 
+// compare has every peer perform every operation. describe makes the machine for one, but for its task, and, where there is something
+// to be looked at afterwards, says how.
+func compare(b *testing.B, peers []vmm, ops []operation, describe func(b *testing.B, p vmm, t task.Task) (m machine, check func())) {
+	for _, op := range ops {
+		b.Run(op.name, func(b *testing.B) {
+			for _, p := range peers {
+				b.Run(p.name, func(b *testing.B) {
+					op.task.Rounds = b.N
+					m, check := describe(b, p, op.task)
+					m.task = op.task
+					v := p.boot(b, m)
+					defer v.stop()
+					perform(b, v, op)
+					if check != nil {
+						check()
+					}
+				})
+			}
+		})
+	}
+}
+
 // perform has a machine do an operation b.N times, and reports the median.
 func perform(b *testing.B, v *vm, op operation) {
 	b.Helper()
@@ -46,29 +68,21 @@ func BenchmarkBlock(b *testing.B) {
 	mayRunVMs(b)
 	const size, block, count = 64 * mib, 128 << 10, 4000
 	peers := append([]vmm{fcVMM(), qemu(b, "qemu")}, firecracker()...)
-	for _, op := range []operation{
+	compare(b, peers, []operation{
 		{"read-seq", task.Task{Work: task.BlockRead, Bytes: size, Block: block, Depth: 1}, mibPerSecond},
 		{"write-seq", task.Task{Work: task.BlockWrite, Bytes: size, Block: block, Depth: 1}, mibPerSecond},
 		{"read-4k-qd1", task.Task{Work: task.BlockRead, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: 1}, opsPerSecond},
 		{"write-4k-qd1", task.Task{Work: task.BlockWrite, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: 1}, opsPerSecond},
 		{"read-4k-qd32", task.Task{Work: task.BlockRead, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: 32}, opsPerSecond},
 		{"write-4k-qd32", task.Task{Work: task.BlockWrite, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: 32}, opsPerSecond},
-	} {
-		b.Run(op.name, func(b *testing.B) {
-			for _, p := range peers {
-				b.Run(p.name, func(b *testing.B) {
-					op.task.Rounds = b.N
-					drive := dataFile(b, filepath.Join(b.TempDir(), "drive"), size)
-					v := p.boot(b, machine{memMiB: 256, task: op.task, drive: drive})
-					defer v.stop()
-					perform(b, v, op)
-					if op.task.Work == task.BlockWrite {
-						checkWritten(b, drive, op.task)
-					}
-				})
+	}, func(b *testing.B, _ vmm, t task.Task) (machine, func()) {
+		drive := dataFile(b, filepath.Join(b.TempDir(), "drive"), size)
+		return machine{memMiB: 256, drive: drive}, func() {
+			if t.Work == task.BlockWrite {
+				checkWritten(b, drive, t)
 			}
-		})
-	}
+		}
+	})
 }
 
 // dataFile makes a file that holds what guests expect to read.

@@ -35,7 +35,7 @@ func BenchmarkFS(b *testing.B) {
 		b.Fatal(err)
 	}
 	const size, block, count = 64 * mib, 128 << 10, 2000
-	for _, op := range []operation{
+	compare(b, peers, []operation{
 		{"read-seq", task.Task{Work: task.FileRead, Bytes: size, Block: block}, mibPerSecond},
 		{"write-seq", task.Task{Work: task.FileWrite, Bytes: size, Block: block}, mibPerSecond},
 		{"read-4k", task.Task{Work: task.FileRead, Bytes: size, Block: task.Page, Random: true, Count: count}, opsPerSecond},
@@ -44,20 +44,10 @@ func BenchmarkFS(b *testing.B) {
 		{"unlink", task.Task{Work: task.FileUnlink, Count: files}, opsPerSecond},
 		{"walk-cold", task.Task{Work: task.WalkCold, Count: treeFiles}, opsPerSecond},
 		{"walk-warm", task.Task{Work: task.WalkWarm, Count: treeFiles}, opsPerSecond},
-	} {
-		b.Run(op.name, func(b *testing.B) {
-			for _, p := range peers {
-				b.Run(p.name, func(b *testing.B) {
-					op.task.Rounds = b.N
-					share := makeShare(b, op.task)
-					v := p.boot(b, machine{memMiB: 512, task: op.task, share: share})
-					defer v.stop()
-					perform(b, v, op)
-					checkShare(b, share, op.task)
-				})
-			}
-		})
-	}
+	}, func(b *testing.B, _ vmm, t task.Task) (machine, func()) {
+		share := makeShare(b, t)
+		return machine{memMiB: 512, share: share}, func() { checkShare(b, share, t) }
+	})
 }
 
 func smallFiles() (int, error) {

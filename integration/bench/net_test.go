@@ -21,25 +21,15 @@ func BenchmarkNet(b *testing.B) {
 	}
 	const size, packets, trips = 64 * mib, 8000, 2000
 	peers := append([]vmm{fcVMM(), qemu(b, "qemu")}, firecracker()...)
-	for _, op := range []operation{
+	compare(b, peers, []operation{
 		{"tcp-send", task.Task{Work: task.StreamSend, Bytes: size}, mibPerSecond},
 		{"tcp-recv", task.Task{Work: task.StreamRecv, Bytes: size}, mibPerSecond},
 		{"udp-send", task.Task{Work: task.PacketSend, Count: packets}, opsPerSecond},
 		{"udp-recv", task.Task{Work: task.PacketRecv, Count: packets}, opsPerSecond},
 		{"round-trip", task.Task{Work: task.StreamTrip, Count: trips}, microseconds},
-	} {
-		b.Run(op.name, func(b *testing.B) {
-			for _, p := range peers {
-				b.Run(p.name, func(b *testing.B) {
-					op.task.Rounds = b.N
-					tap := makeTAP(b)
-					v := p.boot(b, machine{memMiB: 256, task: op.task, tap: tap, serve: func(v *vm) { v.serveNet(op.task) }})
-					defer v.stop()
-					perform(b, v, op)
-				})
-			}
-		})
-	}
+	}, func(b *testing.B, _ vmm, t task.Task) (machine, func()) {
+		return machine{memMiB: 256, tap: makeTAP(b), serve: func(v *vm) { v.serveNet(t) }}, nil
+	})
 }
 
 // makeTAP makes a TAP with the host's address, until the benchmark's end.

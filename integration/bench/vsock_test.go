@@ -24,22 +24,13 @@ func BenchmarkVsock(b *testing.B) {
 	}
 	peers = append(peers, firecracker()...)
 	const size, trips = 64 * mib, 2000
-	for _, op := range []operation{
+	compare(b, peers, []operation{
 		{"send", task.Task{Work: task.StreamSend, Bytes: size, Vsock: true}, mibPerSecond},
 		{"recv", task.Task{Work: task.StreamRecv, Bytes: size, Vsock: true}, mibPerSecond},
 		{"round-trip", task.Task{Work: task.StreamTrip, Count: trips, Vsock: true}, microseconds},
-	} {
-		b.Run(op.name, func(b *testing.B) {
-			for _, p := range peers {
-				b.Run(p.name, func(b *testing.B) {
-					op.task.Rounds = b.N
-					v := p.boot(b, machine{memMiB: 256, task: op.task, vsock: true, serve: func(v *vm) { v.serveVsock(p.name, op.task) }})
-					defer v.stop()
-					perform(b, v, op)
-				})
-			}
-		})
-	}
+	}, func(_ *testing.B, p vmm, t task.Task) (machine, func()) {
+		return machine{memMiB: 256, vsock: true, serve: func(v *vm) { v.serveVsock(p.name, t) }}, nil
+	})
 }
 
 // serveVsock is serveNet for VM sockets.
