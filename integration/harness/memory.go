@@ -57,7 +57,7 @@ func parseSmaps(smaps []byte) (u Usage, err error) {
 		key, value, ok := strings.Cut(lines.Text(), ":")
 		switch {
 		case !ok || strings.Contains(key, " "): // "start-end perms offset dev:ino name"
-			ram = strings.Contains(lines.Text(), "memfd:guest-ram")
+			ram = strings.Contains(lines.Text(), "guest-ram")
 		case strings.HasPrefix(key, "Private_") || strings.HasPrefix(key, "Shared_"):
 			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(value, "kB")), 10, 64)
 			if err != nil {

@@ -38,6 +38,8 @@ type Settings struct {
 	// SpareInterfaces is the least number of network devices of a VM: for networks that are made between its start and its
 	// container's.
 	SpareInterfaces int `toml:"spare_interfaces"`
+	// HugePages says what guest RAM is made of, as fc-vmm's machine-config does.
+	HugePages string `toml:"huge_pages"`
 	// Debug raises the shim's log level to debug, whatever containerd's is.
 	Debug bool `toml:"debug"`
 }
@@ -83,7 +85,7 @@ func loadSettings(path string) (*Settings, error) {
 
 // parseSettings decodes TOML; name stands for its origin in errors, which say the key and the line.
 func parseSettings(name string, data []byte) (*Settings, error) {
-	s := &Settings{SpareInterfaces: defaultSpareInterfaces}
+	s := &Settings{SpareInterfaces: defaultSpareInterfaces, HugePages: config.HugePagesTransparent}
 	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(s); err != nil {
 		var unknown *toml.StrictMissingError
 		var bad *toml.DecodeError
@@ -133,6 +135,8 @@ func (s *Settings) complete() error {
 		return fmt.Errorf("boot_timeout = %q: at least 100ms are needed", time.Duration(s.BootTimeout))
 	case s.SpareInterfaces < 0 || s.SpareInterfaces > network.MaxDevices:
 		return fmt.Errorf("spare_interfaces = %d: 0 to %d are allowed", s.SpareInterfaces, network.MaxDevices)
+	case s.HugePages != config.HugePagesNone && s.HugePages != config.HugePagesTransparent && s.HugePages != config.HugePages2M:
+		return fmt.Errorf(`huge_pages = %q: "None", "Transparent" and "2M" are allowed`, s.HugePages)
 	case strings.ContainsAny(s.KernelArgs, "\x00\n"):
 		return errors.New("kernel_args holds a line break or a NUL byte")
 	}

@@ -53,6 +53,7 @@ func TestBadSettings(t *testing.T) {
 		"kernel = \"vmlinux\"":          `kernel = "vmlinux": an absolute path is needed`,
 		"console_log_kib = -1":          "console_log_kib",
 		"kernel_args = \"a\\nb\"":       "kernel_args",
+		"huge_pages = \"yes\"":          `huge_pages = "yes": "None", "Transparent" and "2M" are allowed`,
 		"debug = 1":                     "line 1",
 		"image = \"/a\"\nimage = \"b\"": "line 2",
 	} {

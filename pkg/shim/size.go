@@ -25,6 +25,14 @@ const maxMemoryMiB = 64 << 20
 // to whole vCPUs, of which there are no more than CPUs in the container's cpuset, and as many if there is no other limit; a
 // memory limit is rounded up to MiB and the guest's own need comes on top.
 func vmSize(s *Settings, spec *specs.Spec) (size, error) {
+	sz, err := sizeOf(s, spec)
+	if s.HugePages == config.HugePages2M {
+		sz.MemoryMiB += sz.MemoryMiB % 2 // whole huge pages
+	}
+	return sz, err
+}
+
+func sizeOf(s *Settings, spec *specs.Spec) (size, error) {
 	sz := size{VCPUs: s.VCPUs, MemoryMiB: s.MemoryMiB}
 	if spec.Linux == nil || spec.Linux.Resources == nil {
 		return sz, nil

@@ -157,7 +157,7 @@ func (v *vm) describe(o vmOptions) (*config.VM, error) {
 	// The defaults switch the serial port off: it costs a probe, and an exit for every character.
 	args := config.LeanBootArgs + " quiet"
 	desc := &config.VM{
-		Machine:     config.Machine{VCPUCount: o.Size.VCPUs, MemSizeMiB: o.Size.MemoryMiB},
+		Machine:     config.Machine{VCPUCount: o.Size.VCPUs, MemSizeMiB: o.Size.MemoryMiB, HugePages: s.HugePages},
 		Drives:      []config.Drive{{DriveID: "root", PathOnHost: s.Image, IsReadOnly: true}},
 		Filesystems: []config.Filesystem{{FSID: agent.SharedTag, Tag: agent.SharedTag, PathOnHost: filepath.Join(o.Bundle, sharedName)}},
 		Vsock:       &config.Vsock{GuestCID: 3, UDSPath: vsockSocket},

@@ -18,7 +18,7 @@ func (busyDevice) Reset() error         { return virtio.ErrBusy }
 
 // TestReleaseLeavesBusyMemory: guest RAM that a device's request still writes to stays mapped.
 func TestReleaseLeavesBusyMemory(t *testing.T) {
-	mem, err := memory.New(1 << 20)
+	mem, err := memory.New(1<<20, memory.HostPages)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func TestRequests(t *testing.T) {
 		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "smt": true}`, "smt is true", "smt"},
 		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "smt": 1}`, "smt is 1: want true or false", "smt"},
 		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "T2"}`, `cpu_template is "T2": want null`, "cpu_template"},
-		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "2M"}`, `huge_pages is "2M"`, "huge_pages"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "1G"}`, `huge_pages is "1G"`, "huge_pages"},
 		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "track_dirty_pages": true}`, "track_dirty_pages is true", "track_dirty_pages"},
 		{"PUT", "/machine-config", "", "Empty PUT request.", "Empty PUT"},
 		{"PUT", "/machine-config", "{", "line 1 column 2", "unexpected end"},

@@ -19,7 +19,7 @@ const testRAM = 64 << 20
 
 func newMemory(tb testing.TB, size uint64) *memory.Memory {
 	tb.Helper()
-	m, err := memory.New(size)
+	m, err := memory.New(size, memory.HostPages)
 	if err != nil {
 		tb.Fatal(err)
 	}

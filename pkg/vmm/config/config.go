@@ -30,7 +30,8 @@ type Machine struct {
 	SMT bool `json:"smt"`
 	// TrackDirtyPages is accepted when false only, until snapshots exist.
 	TrackDirtyPages bool `json:"track_dirty_pages"`
-	// HugePages is "None" or empty.
+	// HugePages says what guest RAM is made of: "None" (the default) as the host has it for everybody, "Transparent" for pages of 2 MiB
+	// where there are any, unless the host says never, "2M" for pages from the host's pool (hugetlbfs), all of which are taken at the start.
 	HugePages string `json:"huge_pages,omitempty"`
 }
 

@@ -32,7 +32,10 @@ const (
 	CacheUnsafe    = "Unsafe"
 	CacheWriteback = "Writeback"
 	IOSync         = "Sync"
-	HugePagesNone  = "None"
+
+	HugePagesNone        = "None"
+	HugePagesTransparent = "Transparent"
+	HugePages2M          = "2M"
 )
 
 // ApplyDefaults fills what was left out. It is the only place that knows the defaults, and changes nothing when called
@@ -177,8 +180,19 @@ func (m *Machine) Validate() error {
 		return bad("smt", true, "false: guests have one thread a core")
 	case m.TrackDirtyPages:
 		return bad("track_dirty_pages", true, "false: snapshots are not supported")
-	case m.HugePages != "" && m.HugePages != HugePagesNone:
-		return badString("huge_pages", m.HugePages, `"None"`)
+	}
+	return m.validateHugePages()
+}
+
+func (m *Machine) validateHugePages() error {
+	switch m.HugePages {
+	case "", HugePagesNone, HugePagesTransparent:
+	case HugePages2M:
+		if m.MemSizeMiB%2 != 0 {
+			return bad("mem_size_mib", m.MemSizeMiB, `an even number with huge_pages "2M"`)
+		}
+	default:
+		return badString("huge_pages", m.HugePages, `"None", "Transparent" or "2M"`)
 	}
 	return nil
 }

@@ -10,11 +10,10 @@ import (
 )
 
 func TestLoadFile(t *testing.T) {
-	m, err := New(8 << 20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	each(t, 8<<20, testLoadFile)
+}
+
+func testLoadFile(t *testing.T, m *Memory) {
 	data := make([]byte, 300_000)
 	for i := range data {
 		data[i] = byte(i * 7)

@@ -1,4 +1,4 @@
-// Package memory is guest RAM: a memfd mapped outside the Go heap, and the only bounds-checked way into it.
+// Package memory is guest RAM: a file in memory, mapped outside the Go heap, and the only bounds-checked way into it.
 //
 // Guest addresses are untrusted. Everything that turns one into host memory goes through Slice, which never returns
 // memory outside one region. The guest can change what lies behind a slice at any time: copy a value out once, check the
@@ -32,7 +32,7 @@ var ErrRange = errors.New("address range outside guest RAM")
 type Region struct {
 	// Addr is the guest-physical address, page-aligned.
 	Addr uint64
-	// Offset is where the region starts in the memfd, in bytes.
+	// Offset is where the region starts in the file, in bytes.
 	Offset uint64
 	// Mem is the region in this process; len(Mem) is its size.
 	Mem []byte
@@ -44,48 +44,46 @@ func (r *Region) End() uint64 { return r.Addr + uint64(len(r.Mem)) }
 // Memory is a guest's RAM. Its methods are safe for concurrent use, Close excepted.
 type Memory struct {
 	file    *os.File
+	huge    bool // the file may have huge pages
 	regions []Region
 }
 
 // New makes guest RAM of size bytes: a multiple of PageSize, at most MaxSize. It starts at address 0 and leaves out the
-// gap below 4 GiB. Pages are taken from the host when they are first touched.
-func New(size uint64) (*Memory, error) {
+// gap below 4 GiB. Pages are taken from the host when they are first touched, HugeTLBPages at once: if there are too few of them,
+// the error is ENOMEM.
+func New(size uint64, pages Pages) (*Memory, error) {
 	if size == 0 || size%PageSize != 0 || size > MaxSize {
 		return nil, fmt.Errorf("guest RAM of %d bytes: want a multiple of %d from %d to %d", size, PageSize, PageSize, uint64(MaxSize))
 	}
-	fd, err := unix.MemfdCreate("guest-ram", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	f, huge, err := open(size, pages)
 	if err != nil {
-		return nil, fmt.Errorf("guest RAM: memfd_create: %w", err)
+		return nil, err
 	}
-	m := &Memory{file: os.NewFile(uintptr(fd), "guest-ram")}
-	if err := m.build(size); err != nil {
+	m := &Memory{file: f, huge: huge}
+	if err := m.build(size, pages); err != nil {
 		m.Close()
 		return nil, err
 	}
 	return m, nil
 }
 
-func (m *Memory) build(size uint64) error {
-	fd := int(m.file.Fd())
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		return fmt.Errorf("guest RAM: ftruncate to %d bytes: %w", size, err)
-	}
-	// A file that cannot shrink cannot raise SIGBUS under a device.
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
-		return fmt.Errorf("guest RAM: F_ADD_SEALS: %w", err)
+func (m *Memory) build(size uint64, pages Pages) error {
+	flags := unix.MAP_SHARED
+	if pages != HugeTLBPages { // which are reserved here, so that a touch never fails
+		flags |= unix.MAP_NORESERVE
 	}
 	low := min(size, GapStart)
-	if err := m.mapRegion(0, 0, low); err != nil {
+	if err := m.mapRegion(0, 0, low, flags); err != nil {
 		return err
 	}
 	if high := size - low; high > 0 {
-		return m.mapRegion(GapEnd, low, high)
+		return m.mapRegion(GapEnd, low, high, flags)
 	}
 	return nil
 }
 
-func (m *Memory) mapRegion(addr, offset, size uint64) error {
-	mem, err := unix.Mmap(int(m.file.Fd()), int64(offset), int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+func (m *Memory) mapRegion(addr, offset, size uint64, flags int) error {
+	mem, err := unix.Mmap(int(m.file.Fd()), int64(offset), int(size), unix.PROT_READ|unix.PROT_WRITE, flags)
 	if err != nil {
 		return fmt.Errorf("guest RAM: mmap %d bytes: %w", size, err)
 	}

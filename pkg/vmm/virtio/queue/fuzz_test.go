@@ -26,7 +26,7 @@ func FuzzQueue(f *testing.F) {
 	seed(func(r *vt.Ring) { r.SetAvail(0xfff0) })
 	f.Add([]byte{})
 
-	mem, err := memory.New(size)
+	mem, err := memory.New(size, memory.HostPages)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -246,7 +246,7 @@ func Eventfd(tb testing.TB) *os.File {
 // Memory makes guest RAM that lives as long as the test.
 func Memory(tb testing.TB, size uint64) *memory.Memory {
 	tb.Helper()
-	m, err := memory.New(size)
+	m, err := memory.New(size, memory.HostPages)
 	if err != nil {
 		tb.Fatal(err)
 	}

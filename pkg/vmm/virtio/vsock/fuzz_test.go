@@ -67,7 +67,7 @@ func FuzzPacket(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { hosts.Close() })
-	mem, err := memory.New(4 << 20)
+	mem, err := memory.New(4<<20, memory.HostPages)
 	if err != nil {
 		f.Fatal(err)
 	}
