@@ -76,16 +76,22 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	phases := s.startup.timeline(began)
 
 	booted := make(chan *vmm.Machine, 1)
-	server := api.NewServer(api.Options{ID: s.id, Version: version(), Boot: func(ctx context.Context, cfg config.VM) (api.Machine, error) {
-		phases.Mark("configure")
-		cfg.BootTimer = s.bootTimer
-		m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases})
-		if err != nil {
-			return nil, err // not m: it would be no nil interface
-		}
-		booted <- m
-		return m, nil
-	}})
+	var base *vmm.Base // written before the server's first Boot; goes with the process if none comes
+	server := api.NewServer(api.Options{
+		ID: s.id, Version: version(),
+		// Not earlier: it would delay the first answer.
+		Described: func() { base = vmm.Prepare("") },
+		Boot: func(ctx context.Context, cfg config.VM) (api.Machine, error) {
+			phases.Mark("configure")
+			cfg.BootTimer = s.bootTimer
+			m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases, Base: base})
+			if err != nil {
+				return nil, err // not m: it would be no nil interface
+			}
+			booted <- m
+			return m, nil
+		},
+	})
 	var l net.Listener
 	if !s.noAPI {
 		if l, err = listenAPI(s); err != nil {

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/boot"
@@ -70,15 +69,23 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 			err = errors.Join(err, m.release(true))
 		}
 	}()
-	sys, err := kvm.Open(opts.KVMPath)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
-	}
-	defer sys.Close()
-	if err := m.createVM(sys, &cfg); err != nil {
-		return nil, err
+	base := opts.Base.own(opts.KVMPath)
+	defer base.release()
+	// What needs no VM comes first: KVM may still be at it.
+	if m.mem, err = memory.New(uint64(cfg.Machine.MemSizeMiB)<<20, pages(&cfg)); err != nil {
+		return nil, &inputError{field: memoryField(&cfg), err: err}
 	}
 	opts.Timeline.Mark("memory")
+	entry, err := m.loadKernel(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	opts.Timeline.Mark("kernel")
+	sys, err := m.addVM(base, &cfg)
+	if err != nil {
+		return nil, err
+	}
+	opts.Timeline.Mark("kvm")
 	if err := m.addLegacy(&cfg, opts); err != nil {
 		return nil, err
 	}
@@ -88,12 +95,10 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	if err := m.addDevices(&cfg); err != nil {
 		return nil, err
 	}
-	opts.Timeline.Mark("devices")
-	entry, err := m.loadKernel(&cfg)
-	if err != nil {
+	if err := m.writeTables(&cfg); err != nil {
 		return nil, err
 	}
-	opts.Timeline.Mark("kernel")
+	opts.Timeline.Mark("devices")
 	if err := m.createVCPUs(sys, cfg.Machine.VCPUCount, entry); err != nil {
 		return nil, err
 	}
@@ -101,35 +106,44 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	return m, nil
 }
 
-// createVM makes an empty machine and gives it its RAM.
-func (m *Machine) createVM(sys *kvm.System, cfg *config.VM) error {
+// addVM waits for the empty VM, and gives it the machine's RAM.
+func (m *Machine) addVM(base *Base, cfg *config.VM) (sys *kvm.System, err error) {
+	if sys, m.vm, err = base.wait(); err != nil {
+		return nil, err
+	}
 	limit, err := sys.MaxVCPUs()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if cfg.Machine.VCPUCount > limit {
-		return &config.FieldError{Field: "vcpu_count", Value: strconv.Itoa(cfg.Machine.VCPUCount), Want: fmt.Sprintf("at most %d, what this host's KVM supports", limit)}
-	}
-	if m.mem, err = memory.New(uint64(cfg.Machine.MemSizeMiB) << 20); err != nil {
-		return &inputError{field: memoryField(cfg), err: err}
-	}
-	if m.vm, err = sys.CreateVM(); err != nil {
-		return fmt.Errorf("%w: %w: %w", errdefs.ErrUnavailable, kvm.ErrUnusable, err)
-	}
-	if err := m.createChips(); err != nil {
-		return err
+		return nil, &config.FieldError{Field: "vcpu_count", Value: strconv.Itoa(cfg.Machine.VCPUCount), Want: fmt.Sprintf("at most %d, what this host's KVM supports", limit)}
 	}
 	for i, r := range m.mem.Regions() {
 		if err := m.vm.SetMemory(uint32(i), r.Addr, r.Mem); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return sys, nil
 }
 
 // memoryField names the field that guest RAM is too small or too large by.
 func memoryField(cfg *config.VM) string {
-	return fmt.Sprintf("mem_size_mib %d", cfg.Machine.MemSizeMiB)
+	field := fmt.Sprintf("mem_size_mib %d", cfg.Machine.MemSizeMiB)
+	if cfg.Machine.HugePages == config.HugePages2M {
+		field += ` with huge_pages "2M" (from the pool that /proc/sys/vm/nr_hugepages sets)`
+	}
+	return field
+}
+
+// pages says what guest RAM is to be made of.
+func pages(cfg *config.VM) memory.Pages {
+	switch cfg.Machine.HugePages {
+	case config.HugePagesTransparent:
+		return memory.TransparentPages
+	case config.HugePages2M:
+		return memory.HugeTLBPages
+	}
+	return memory.HostPages
 }
 
 // openConsole gives the serial port's sink.
@@ -148,13 +162,9 @@ func (m *Machine) openConsole(cfg *config.VM, opts Options) (io.Writer, error) {
 	return opts.Console, nil
 }
 
-// loadKernel fills guest RAM with what the guest starts from.
+// loadKernel fills guest RAM with what the guest starts from, but for the firmware's tables: writeTables comes when the devices are there.
 func (m *Machine) loadKernel(cfg *config.VM) (boot.Entry, error) {
-	rsdp, err := m.writeTables(cfg)
-	if err != nil {
-		return boot.Entry{}, err
-	}
-	p := boot.Params{CommandLine: *cfg.BootSource.BootArgs + rootArguments(cfg), RSDP: rsdp}
+	p := boot.Params{CommandLine: *cfg.BootSource.BootArgs + rootArguments(cfg), RSDP: boot.RSDPAddr}
 	kernel, c, err := boot.Open(cfg.BootSource.KernelImagePath)
 	if err != nil {
 		return boot.Entry{}, &inputError{field: "kernel_image_path", err: err}

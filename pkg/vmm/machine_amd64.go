@@ -11,17 +11,17 @@ import (
 )
 
 // createChips has KVM emulate the interrupt controllers and the timer.
-func (m *Machine) createChips() error {
-	if err := m.vm.SetIdentityMapAddr(boot.IdentityMapAddr); err != nil {
+func createChips(vm *kvm.VM) error {
+	if err := vm.SetIdentityMapAddr(boot.IdentityMapAddr); err != nil {
 		return err
 	}
-	if err := m.vm.SetTSSAddr(boot.TSSAddr); err != nil {
+	if err := vm.SetTSSAddr(boot.TSSAddr); err != nil {
 		return err
 	}
-	if err := m.vm.CreateIrqchip(); err != nil {
+	if err := vm.CreateIrqchip(); err != nil {
 		return err
 	}
-	return m.vm.CreatePIT2()
+	return vm.CreatePIT2()
 }
 
 // addLegacy makes the devices on the bus of I/O ports.
@@ -44,8 +44,8 @@ func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
 	return nil
 }
 
-// writeTables writes the firmware's tables and gives the address of their root.
-func (m *Machine) writeTables(cfg *config.VM) (uint64, error) {
+// writeTables writes the firmware's tables, which tell of the devices.
+func (m *Machine) writeTables(cfg *config.VM) error {
 	acpi := boot.ACPI{
 		CPUs:         cfg.Machine.VCPUCount,
 		SleepControl: sleepControl, SleepStatus: sleepStatus,

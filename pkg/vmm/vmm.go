@@ -94,6 +94,8 @@ type Options struct {
 	Console io.Writer
 	// KVMPath is the KVM device; empty for /dev/kvm.
 	KVMPath string
+	// Base is what Prepare has made; nil has New make it.
+	Base *Base
 	// Timeline, if there is one, takes down the phases of the start, and is logged at debug level when the last one is over.
 	Timeline *timeline.Timeline
 }

@@ -69,6 +69,9 @@ type Options struct {
 	// Boot builds a machine from a valid configuration and starts it. After an error nothing of it is left, and it may be
 	// called again. The context has values but no end: the machine outlives the request.
 	Boot func(ctx context.Context, vm config.VM) (Machine, error)
+	// Described, if there is one, is called once, when a first piece of the description has been taken. What a Boot will need whatever
+	// else comes can be begun there; it must not wait.
+	Described func()
 }
 
 // Bounds on what a client can make the server do or wait for.

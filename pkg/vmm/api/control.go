@@ -23,6 +23,8 @@ const (
 // questions are answered at once, also while a change is under way.
 type control struct {
 	boot func(context.Context, config.VM) (Machine, error)
+	// described is called once, when the first piece of a description has come.
+	described func()
 	// turn is held by the request that is changing something.
 	turn chan struct{}
 
@@ -32,8 +34,11 @@ type control struct {
 	machine Machine // set once, by the start
 }
 
-func newControl(boot func(context.Context, config.VM) (Machine, error)) *control {
-	c := &control{boot: boot, turn: make(chan struct{}, 1)}
+func newControl(o Options) *control {
+	c := &control{boot: o.Boot, described: func() {}, turn: make(chan struct{}, 1)}
+	if o.Described != nil {
+		c.described = sync.OnceFunc(o.Described)
+	}
 	c.vm.ApplyDefaults()
 	return c
 }
@@ -91,6 +96,7 @@ func (c *control) configure(ctx context.Context, change func(*config.VM) error) 
 	c.mu.Lock()
 	c.vm = vm
 	c.mu.Unlock()
+	c.described()
 	return nil
 }
 

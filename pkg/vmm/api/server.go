@@ -23,7 +23,7 @@ type Server struct {
 
 // NewServer makes a server that does nothing yet.
 func NewServer(o Options) *Server {
-	s := &Server{opts: o, control: newControl(o.Boot)}
+	s := &Server{opts: o, control: newControl(o)}
 	s.http = &http.Server{
 		Handler:                      s,
 		DisableGeneralOptionsHandler: true,

@@ -38,9 +38,12 @@ type ACPI struct {
 // SleepTypeS5 is the sleep type that the guest writes to power off.
 const SleepTypeS5 = 5
 
-// WriteACPI writes the tables below 1 MiB and gives the address of the RSDP. The platform is hardware-reduced: no PM timer, no
+// RSDPAddr is where WriteACPI puts the tables' root.
+const RSDPAddr = acpiAddr
+
+// WriteACPI writes the tables below 1 MiB, the RSDP at RSDPAddr. The platform is hardware-reduced: no PM timer, no
 // SCI, no PIC that the guest would have to look for (ACPI 6.5 §4.1).
-func WriteACPI(mem *memory.Memory, a ACPI) (rsdp uint64, err error) {
+func WriteACPI(mem *memory.Memory, a ACPI) error {
 	at := uint64(acpiAddr) + 64 // behind the RSDP
 	place := func(table []byte) (uint64, error) {
 		addr := at
@@ -51,20 +54,20 @@ func WriteACPI(mem *memory.Memory, a ACPI) (rsdp uint64, err error) {
 	}
 	dsdt, err := place(acpiTable("DSDT", 2, a.dsdt()))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	fadt, err := place(a.fadt(dsdt))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	madt, err := place(a.madt())
 	if err != nil {
-		return 0, err
+		return err
 	}
 	le := binary.LittleEndian
 	xsdt, err := place(acpiTable("XSDT", 1, le.AppendUint64(le.AppendUint64(nil, fadt), madt)))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	r := make([]byte, 36) // ACPI 6.5 §5.2.5.3
 	copy(r, "RSD PTR ")
@@ -74,7 +77,7 @@ func WriteACPI(mem *memory.Memory, a ACPI) (rsdp uint64, err error) {
 	le.PutUint64(r[24:], xsdt)
 	r[8] = checksum(r[:20])
 	r[32] = checksum(r)
-	return acpiAddr, writeGuest(mem, acpiAddr, r)
+	return writeGuest(mem, acpiAddr, r)
 }
 
 const (

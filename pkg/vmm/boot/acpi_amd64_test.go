@@ -24,12 +24,11 @@ func sum(p []byte) (s byte) {
 // The tables are found from the RSDP as a kernel does it, and each checksum holds.
 func TestACPITables(t *testing.T) {
 	m := newMemory(t, testRAM)
-	rsdp, err := WriteACPI(m, testACPI(32, 19))
-	if err != nil {
+	if err := WriteACPI(m, testACPI(32, 19)); err != nil {
 		t.Fatal(err)
 	}
 	le := binary.LittleEndian
-	r := read(t, m, rsdp, 36)
+	r := read(t, m, RSDPAddr, 36)
 	if string(r[:8]) != "RSD PTR " || sum(r[:20]) != 0 || sum(r) != 0 {
 		t.Fatalf("RSDP %x", r)
 	}
