@@ -52,8 +52,8 @@ func measure(ctx context.Context, o options) ([]Figure, error) {
 		if !o.only.MatchString(p.name) {
 			continue
 		}
+		slots <- struct{}{} // here, so that parts begin in their order
 		all.Go(func() {
-			slots <- struct{}{}
 			defer func() { <-slots }()
 			results[i], errs[i] = runPart(ctx, o, p, built)
 		})
