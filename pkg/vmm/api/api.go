@@ -20,6 +20,8 @@
 //	PUT   /vsock
 //	PUT   /entropy
 //	PUT   /serial
+//	PUT   /logger             before the start, again and again
+//	PUT   /metrics            before the start, once
 //	PUT   /actions            InstanceStart; after it FlushMetrics and SendCtrlAltDel
 //	PATCH /vm                 Paused or Resumed, after the start
 package api
@@ -29,12 +31,13 @@ import (
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // AppName is what GET / calls this program.
 const AppName = "fc-vmm"
 
-// MaxBody bounds a request's body, in bytes, as Firecracker does.
+// MaxBody bounds a request's body, in bytes, as Firecracker does, unless Options.MaxBody does.
 const MaxBody = 51200
 
 // Info is the answer to GET /.
@@ -60,7 +63,7 @@ type Machine interface {
 	UpdateNetworkInterface(ctx context.Context, u config.NetworkInterfaceUpdate) error
 }
 
-// Options of a Server. All are required.
+// Options of a Server. ID, Version and Boot are required.
 type Options struct {
 	// ID of the microVM, for GET /.
 	ID string
@@ -72,6 +75,12 @@ type Options struct {
 	// Described, if there is one, is called once, when a first piece of the description has been taken. What a Boot will need whatever
 	// else comes can be begun there; it must not wait.
 	Described func()
+	// MaxBody bounds a request's body, in bytes; 0 is the constant MaxBody.
+	MaxBody int
+	// Logger configures the process's log; nil refuses that.
+	Logger func(config.Logger) error
+	// Metrics counts the requests, and is configured by them; nil counts for nobody, and refuses that.
+	Metrics *metrics.Recorder
 }
 
 // Bounds on what a client can make the server do or wait for.

@@ -98,7 +98,7 @@ func (d document) entropy(m member) (*config.Entropy, error) {
 
 func (d document) serial(m member) (*config.Serial, error) {
 	var v config.Serial
-	if err := d.fill(m.raw, m.at, &v, schema{inert: map[string][]string{"rate_limiter": {"{}"}}}); err != nil {
+	if err := d.fill(m.raw, m.at, &v, schema{}); err != nil {
 		return nil, err
 	}
 	return &v, v.Validate()

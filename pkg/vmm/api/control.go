@@ -100,6 +100,19 @@ func (c *control) configure(ctx context.Context, change func(*config.VM) error) 
 	return nil
 }
 
+// beforeStart calls f unless the machine has been started: for what is no part of its description.
+func (c *control) beforeStart(ctx context.Context, f func() error) error {
+	done, err := c.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if _, m := c.snapshot(); m != nil {
+		return errdefs.ErrFailedPrecondition.WithMessage(afterStart)
+	}
+	return f()
+}
+
 // start boots the machine as described.
 func (c *control) start(ctx context.Context) error {
 	done, err := c.takeTurn(ctx)

@@ -210,6 +210,8 @@ func kindName(v reflect.Value) string {
 		t = t.Elem()
 	}
 	switch t.Kind() {
+	case reflect.Map:
+		return "an object of strings"
 	case reflect.Bool:
 		return "true or false"
 	case reflect.String:

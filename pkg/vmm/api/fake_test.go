@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 func TestMain(m *testing.M) {
@@ -74,12 +75,20 @@ type bench struct {
 	machine *fakeMachine
 	bootErr error
 	booted  []config.VM
+	loggers *[]config.Logger
 }
 
 func newBench(t testing.TB) *bench {
 	dir := t.TempDir()
 	fillFolder(t, dir)
-	return newBenchIn(dir)
+	var loggers []config.Logger
+	b := newBenchWith(dir, Options{
+		Logger:  func(c config.Logger) error { loggers = append(loggers, c); return nil },
+		Metrics: metrics.NewRecorder("vm-1"),
+	})
+	b.loggers = &loggers
+	t.Cleanup(func() { b.metrics.Close() })
+	return b
 }
 
 func fillFolder(t testing.TB, dir string) {
@@ -93,15 +102,21 @@ func fillFolder(t testing.TB, dir string) {
 	}
 }
 
+// newBenchIn makes a server whose log and metrics cannot be configured: it opens no file for writing.
 func newBenchIn(dir string) *bench {
+	return newBenchWith(dir, Options{})
+}
+
+func newBenchWith(dir string, o Options) *bench {
 	b := &bench{dir: dir, machine: &fakeMachine{state: config.Running}}
-	b.Server = NewServer(Options{ID: "vm-1", Version: "1.2.3", Boot: func(_ context.Context, vm config.VM) (Machine, error) {
+	o.ID, o.Version, o.Boot = "vm-1", "1.2.3", func(_ context.Context, vm config.VM) (Machine, error) {
 		if b.bootErr != nil {
 			return nil, b.bootErr
 		}
 		b.booted = append(b.booted, vm)
 		return b.machine, nil
-	}})
+	}
+	b.Server = NewServer(o)
 	return b
 }
 

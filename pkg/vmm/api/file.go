@@ -23,12 +23,20 @@ func (s *Server) Configure(ctx context.Context, text []byte) error {
 		return fmt.Errorf("configuration file: %w", err)
 	}
 	err = s.control.configure(ctx, func(vm *config.VM) error {
+		var o observers
 		for _, m := range ms {
-			if err := d.section(vm, m); err != nil {
+			section := func() error { return d.section(vm, m) }
+			if m.key == "logger" || m.key == "metrics" {
+				section = func() error { return o.section(d, m) }
+			}
+			if err := section(); err != nil {
 				return fmt.Errorf("%s: %w", shorten(m.key), err)
 			}
 		}
-		return vm.Validate()
+		if err := vm.Validate(); err != nil {
+			return err
+		}
+		return s.observe(&o)
 	})
 	if err != nil {
 		return fmt.Errorf("configuration file: %w", err)
@@ -40,14 +48,14 @@ func (s *Server) Configure(ctx context.Context, text []byte) error {
 func (d document) section(vm *config.VM, m member) error {
 	null := string(m.raw) == "null"
 	switch m.key {
-	case "balloon", "cpu-config", "logger", "metrics", "mmds-config", "pmem", "memory-hotplug":
+	case "balloon", "cpu-config", "mmds-config", "pmem", "memory-hotplug":
 		if v := compact(m.raw); !null && v != "[]" && v != "{}" {
 			return d.errorAt(m.at, "not supported: want null")
 		}
 		return nil
 	case "boot-source", "machine-config", "drives", "filesystems", "network-interfaces", "vsock", "entropy", "serial":
 	default:
-		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, drives, entropy, filesystems, machine-config, network-interfaces, serial, vsock")
+		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, drives, entropy, filesystems, logger, machine-config, metrics, network-interfaces, serial, vsock")
 	}
 	if null {
 		return nil

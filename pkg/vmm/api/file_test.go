@@ -23,9 +23,9 @@ func TestConfigure(t *testing.T) {
   ],
   "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false, "track_dirty_pages": false, "huge_pages": "None"},
   "balloon": null, "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01", "mtu": 1400,
-    "rx_rate_limiter": {"ops": {"size": 1, "refill_time": 2}}, "tx_rate_limiter": {"ops": {"size": 3, "refill_time": 4}}}], "vsock": {"guest_cid": 3, "uds_path": "$D/v.sock"}, "logger": null, "metrics": null,
+    "rx_rate_limiter": {"ops": {"size": 1, "refill_time": 2}}, "tx_rate_limiter": {"ops": {"size": 3, "refill_time": 4}}}], "vsock": {"guest_cid": 3, "uds_path": "$D/v.sock"}, "logger": {"log_path": "$D/log", "level": "Error", "show_level": true, "show_log_origin": null}, "metrics": {"metrics_path": "$D/metrics"},
   "mmds-config": null, "entropy": {"rate_limiter": {"ops": {"size": 8, "refill_time": 9}}}, "pmem": [], "memory-hotplug": null,
-  "filesystems": [{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}], "serial": {"serial_out_path": "$D/console"}
+  "filesystems": [{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}], "serial": {"serial_out_path": "$D/console", "rate_limiter": {"size": 10, "refill_time": 20}}
 }`
 	const boot = `"boot-source": {"kernel_image_path": "$D/vmlinux"}`
 	tests := []struct{ name, text, fault string }{
@@ -50,6 +50,10 @@ func TestConfigure(t *testing.T) {
 		{"filesystem twice", `{` + boot + `, "filesystems": [{"fs_id": "a", "tag": "a", "path_on_host": "$D"},
 			{"fs_id": "a", "tag": "b", "path_on_host": "$D"}]}`, `fs_id is "a"`},
 		{"field in line 3", "{" + boot + ",\n \"machine-config\":\n  {\"vcpu_count\": true, \"mem_size_mib\": 64}}", "vcpu_count is true: want an integer at line 3 column 18"},
+		{"null logger and metrics", `{` + boot + `, "logger": null, "metrics": null}`, ""},
+		{"bad level", `{` + boot + `, "logger": {"level": "high"}}`, `logger: level is "high"`},
+		{"bad metrics", `{` + boot + `, "metrics": {"metrics_path": "/nope/m"}}`, `metrics: metrics_path is "/nope/m"`},
+		{"metrics without a path", `{` + boot + `, "metrics": {"emit_id": true}}`, "metrics: missing field `metrics_path`"},
 		{"unknown field", `{` + boot + `, "vsock": {"guest_cid": 3, "uds_path": "v", "cid": 3}}`, "vsock: unknown field `cid`"},
 	}
 	for _, tt := range tests {
@@ -94,10 +98,14 @@ func TestConfigure(t *testing.T) {
 				RxRateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 1, RefillTime: 2}}, TxRateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 3, RefillTime: 4}}}},
 			Vsock:   &config.Vsock{GuestCID: 3, UDSPath: b.dir + "/v.sock"},
 			Entropy: &config.Entropy{RateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 8, RefillTime: 9}}},
-			Serial:  &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes},
+			Serial: &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes,
+				RateLimiter: &config.TokenBucket{Size: 10, RefillTime: 20}},
 		}
 		if !reflect.DeepEqual(vm, want) {
 			t.Errorf("got %+v, want %+v", vm, want)
+		}
+		if l := *b.loggers; len(l) != 1 || l[0].Level != "Error" || l[0].LogPath != b.dir+"/log" || !b.metrics.Wanted() {
+			t.Errorf("log %+v, metrics %v", l, b.metrics.Wanted())
 		}
 	})
 }

@@ -76,6 +76,10 @@ func route(method, path string) (handler, string) {
 		return (*Server).putEntropy, ""
 	case "PUT serial":
 		return (*Server).putSerial, ""
+	case "PUT logger":
+		return (*Server).putLogger, ""
+	case "PUT metrics":
+		return (*Server).putMetrics, ""
 	case "PUT actions":
 		return (*Server).putAction, ""
 	case "PATCH vm":
@@ -232,8 +236,7 @@ func (s *Server) putAction(ctx context.Context, r request) (any, error) {
 	case "InstanceStart":
 		return nil, s.control.start(ctx)
 	case "FlushMetrics":
-		// There are no metrics yet, so they are flushed.
-		return nil, s.control.withMachine(ctx, func(Machine, context.Context) error { return nil })
+		return nil, s.flush(ctx)
 	}
 	return nil, s.control.withMachine(ctx, Machine.SendCtrlAltDel)
 }
@@ -243,8 +246,9 @@ func (s *Server) patchVM(ctx context.Context, r request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	l := &s.metrics.Latencies
 	if v.State == "Paused" {
-		return nil, s.control.withMachine(ctx, Machine.Pause)
+		return nil, s.runState(ctx, &l.PauseVM, &l.VMMPauseVM, Machine.Pause)
 	}
-	return nil, s.control.withMachine(ctx, Machine.Resume)
+	return nil, s.runState(ctx, &l.ResumeVM, &l.VMMResumeVM, Machine.Resume)
 }

@@ -12,18 +12,28 @@ import (
 	"strings"
 
 	"github.com/containerd/log"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/logger"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // Server serves the API of one microVM. Its methods are safe for concurrent use.
 type Server struct {
 	opts    Options
 	control *control
+	metrics *metrics.Recorder // that of opts, or nobody's
 	http    *http.Server
 }
 
 // NewServer makes a server that does nothing yet.
 func NewServer(o Options) *Server {
-	s := &Server{opts: o, control: newControl(o)}
+	if o.MaxBody == 0 {
+		o.MaxBody = MaxBody
+	}
+	s := &Server{opts: o, control: newControl(o), metrics: o.Metrics}
+	if s.metrics == nil {
+		s.metrics = metrics.NewRecorder(o.ID)
+	}
 	s.http = &http.Server{
 		Handler:                      s,
 		DisableGeneralOptionsHandler: true,
@@ -64,6 +74,7 @@ func (s *Server) Retire(ctx context.Context) error { return s.control.retire(ctx
 // ServeHTTP checks a request's form, has it routed, and writes the answer.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "Firecracker API")
+	r = r.WithContext(log.WithLogger(r.Context(), log.L.WithField(logger.ThreadField, "fc_api")))
 	answer, err := s.serve(w, r)
 	if err != nil {
 		log.G(r.Context()).WithError(err).WithFields(log.Fields{"method": r.Method, "path": shorten(r.URL.Path)}).Info("API: request refused")
@@ -83,20 +94,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write(body)
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request) (any, error) {
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) (_ any, err error) {
 	h, id := route(r.Method, r.URL.Path)
 	if h == nil || !strings.HasPrefix(r.URL.Path, "/") || r.URL.RawQuery != "" {
 		//lint:ignore ST1005 Firecracker's sentence: clients and scripts know it
 		return nil, fmt.Errorf("Invalid request method and/or path: %s %s.", shorten(r.Method), shorten(r.RequestURI))
 	}
-	if r.ContentLength > MaxBody {
-		return nil, tooLargeError{}
+	defer func() { s.count(r.Method, r.URL.Path, err) }()
+	limit := int64(s.opts.MaxBody)
+	if r.ContentLength > limit {
+		return nil, tooLargeError{limit}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, tooLargeError{}
+		return nil, tooLargeError{limit}
 	case err != nil:
 		return nil, fmt.Errorf("the request's body did not arrive: %w", err)
 	case r.Method == http.MethodGet && len(body) > 0:
@@ -110,10 +123,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (any, error) {
 	return answer, err
 }
 
-type tooLargeError struct{}
+type tooLargeError struct{ limit int64 }
 
-func (tooLargeError) Error() string {
-	return fmt.Sprintf("the request's body is larger than the %d bytes allowed", MaxBody)
+func (e tooLargeError) Error() string {
+	return fmt.Sprintf("the request's body is larger than the %d bytes allowed", e.limit)
 }
 
 // fault is the body of a refusal.
@@ -123,7 +136,7 @@ type fault struct {
 
 func writeFault(w http.ResponseWriter, err error) {
 	status := http.StatusBadRequest
-	if errors.As(err, &tooLargeError{}) {
+	if errors.As(err, new(tooLargeError)) {
 		status = http.StatusRequestEntityTooLarge
 	}
 	msg := err.Error()

@@ -23,6 +23,9 @@ func (vm *VM) Clone() VM {
 	if c.Entropy != nil {
 		c.Entropy.RateLimiter = c.Entropy.RateLimiter.clone()
 	}
+	if c.Serial != nil {
+		c.Serial.RateLimiter = clone(vm.Serial.RateLimiter)
+	}
 	return c
 }
 

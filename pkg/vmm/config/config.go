@@ -109,6 +109,8 @@ type Serial struct {
 	// MaxBytes bounds the file, in bytes, what it held before included: when it is full, its oldest half is dropped. Standard
 	// output has no bound. 0 is DefaultSerialBytes. Not in Firecracker.
 	MaxBytes int64 `json:"max_bytes,omitempty"`
+	// RateLimiter bounds the output, with a token for each byte; what is beyond is dropped. nil for no limit.
+	RateLimiter *TokenBucket `json:"rate_limiter,omitempty"`
 }
 
 // Limits and defaults.

@@ -277,6 +277,9 @@ func (s *Serial) Validate() error {
 	if s.MaxBytes < 0 {
 		return bad("max_bytes", s.MaxBytes, fmt.Sprintf("0 (for %d) or more", DefaultSerialBytes))
 	}
+	if err := s.RateLimiter.validate("serial/rate_limiter"); err != nil {
+		return err
+	}
 	if s.SerialOutPath == "" {
 		return nil
 	}

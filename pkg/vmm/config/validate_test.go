@@ -25,7 +25,7 @@ func valid() VM {
 			{IfaceID: "b", HostDevName: "tap1", RxRateLimiter: limiter(), TxRateLimiter: limiter()}},
 		Vsock:   &Vsock{GuestCID: 3, UDSPath: "vsock.sock"},
 		Entropy: &Entropy{RateLimiter: limiter()},
-		Serial:  &Serial{SerialOutPath: "console.log"},
+		Serial:  &Serial{SerialOutPath: "console.log", RateLimiter: &TokenBucket{Size: 1000, RefillTime: 100}},
 	}
 }
 
@@ -121,6 +121,7 @@ func TestValidate(t *testing.T) {
 		{"long uds", func(vm *VM) { vm.Vsock.UDSPath = long[:97] }, "uds_path", "(97 bytes)"},
 		{"abstract uds", func(vm *VM) { vm.Vsock.UDSPath = "@v" }, "uds_path", "@v"},
 		{"negative bound", func(vm *VM) { vm.Serial.MaxBytes = -1 }, "max_bytes", "-1"},
+		{"serial limit", func(vm *VM) { vm.Serial.RateLimiter.RefillTime = MaxRefillTime + 1 }, "serial/rate_limiter/refill_time", "9223372036855"},
 		{"serial path", func(vm *VM) { vm.Serial.SerialOutPath = "\x00" }, "serial_out_path", `"\x00"`},
 		{"too many devices", func(vm *VM) {
 			for i := range MaxDevices {
