@@ -19,6 +19,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 const (
@@ -68,29 +69,35 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	signal.Ignore(unix.SIGPIPE)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
-	closeLog, err := openLog(s, stderr)
+	recorder := metrics.NewRecorder(s.id)
+	lines, err := openLog(s, stderr, &recorder.Logger.MissedLog)
 	if err != nil {
 		return 0, err
 	}
-	defer closeLog()
+	defer lines.Close()
+	if err := openMetrics(s, recorder); err != nil {
+		return 0, err
+	}
+	defer closeMetrics(recorder)
 	phases := s.startup.timeline(began)
 
 	booted := make(chan *vmm.Machine, 1)
 	var base *vmm.Base // written before the server's first Boot; goes with the process if none comes
+	start := func(ctx context.Context, cfg config.VM) (api.Machine, error) {
+		phases.Mark("configure")
+		cfg.BootTimer = s.bootTimer
+		m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases, Base: base, Latencies: recorder.Wanted()})
+		if err != nil {
+			return nil, err // not m: it would be no nil interface
+		}
+		recorder.Started(m.Metrics())
+		booted <- m
+		return m, nil
+	}
 	server := api.NewServer(api.Options{
-		ID: s.id, Version: version(),
+		ID: s.id, Version: version(), Boot: start, MaxBody: s.maxPayload, Logger: lines.Configure, Metrics: recorder,
 		// Not earlier: it would delay the first answer.
 		Described: func() { base = vmm.Prepare("") },
-		Boot: func(ctx context.Context, cfg config.VM) (api.Machine, error) {
-			phases.Mark("configure")
-			cfg.BootTimer = s.bootTimer
-			m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases, Base: base})
-			if err != nil {
-				return nil, err // not m: it would be no nil interface
-			}
-			booted <- m
-			return m, nil
-		},
 	})
 	var l net.Listener
 	if !s.noAPI {
@@ -104,7 +111,7 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 			l.Close() // which Serve may not have come to
 		}()
 	}
-	s.startup.log()
+	s.startup.report(&recorder.APIServer)
 	phases.Mark("api")
 	failed := make(chan error, 1)
 	go func() {
@@ -235,31 +242,6 @@ func bootFile(server *api.Server, path string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return server.Start(ctx)
-}
-
-// openLog directs the log. A named pipe is taken too, as Firecracker does; opened for reading as well, it cannot block.
-func openLog(s *settings, stderr io.Writer) (func(), error) {
-	level, err := logLevel(s.level)
-	if err != nil {
-		return nil, err
-	}
-	out, done := stderr, func() {}
-	if s.logPath != "" {
-		flags := os.O_WRONLY
-		if st, err := os.Stat(s.logPath); err == nil && st.Mode()&os.ModeNamedPipe != 0 {
-			flags = os.O_RDWR
-		}
-		f, err := os.OpenFile(s.logPath, flags|os.O_APPEND|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("--log-path: %w", err)
-		}
-		out, done = f, func() { f.Close() }
-	}
-	if level == "" {
-		level, out = "panic", io.Discard
-	}
-	log.L.Logger.SetOutput(out)
-	return done, log.SetLevel(level)
 }
 
 // version is what the build has recorded.

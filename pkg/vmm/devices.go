@@ -126,6 +126,7 @@ func (m *Machine) connect(d *device) (err error) {
 	if d.transport, err = mmio.New(d.dev, m.mem, d.irq); err != nil {
 		return err
 	}
+	d.countActivations()
 	for i, f := range d.transport.NotifyFDs() {
 		if err := m.vm.Ioeventfd(f, uint64(d.window.Addr)+mmio.NotifyOffset, uint32(i)); err != nil {
 			return fmt.Errorf("queue %d: %w", i, err)

@@ -81,6 +81,7 @@ func (m *Machine) Resume(context.Context) error {
 	for _, v := range m.vcpus {
 		// Keeps the guest's watchdogs from taking the pause for a hang. A guest without kvm-clock has nothing to be told.
 		if err := v.KVMClockCtrl(); err != nil && !errors.Is(err, unix.EINVAL) {
+			v.counts.KVMClockCtrlFails.Inc()
 			return fmt.Errorf("resume: vCPU %d: %w", v.id, err)
 		}
 	}
@@ -124,13 +125,17 @@ func (m *Machine) handleExit(v *vcpu, reason kvm.ExitReason) {
 	case kvm.ExitIO:
 		var io kvm.IO
 		if io, err = v.IO(); err == nil {
+			timer := v.countExit(&v.counts.ExitIOIn, &v.counts.ExitIOInAgg, &v.counts.ExitIOOut, &v.counts.ExitIOOutAgg, io.Write)
 			m.handleIO(io)
+			timer.Stop()
 			return
 		}
 	case kvm.ExitMMIO:
 		var a kvm.MMIO
 		if a, err = v.MMIO(); err == nil {
+			timer := v.countExit(&v.counts.ExitMMIORead, &v.counts.ExitMMIOReadAgg, &v.counts.ExitMMIOWrite, &v.counts.ExitMMIOWriteAgg, a.Write)
 			m.handleMMIO(a)
+			timer.Stop()
 			return
 		}
 	case kvm.ExitSystemEvent:
@@ -151,6 +156,7 @@ func (m *Machine) handleExit(v *vcpu, reason kvm.ExitReason) {
 	default:
 		err = v.ExitError(reason)
 	}
+	v.counts.Failures.Inc()
 	if r, rerr := v.Regs(); rerr == nil {
 		err = fmt.Errorf("%w at rip %#x, rsp %#x", err, r.RIP, r.RSP)
 	}

@@ -102,6 +102,9 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	if err := m.createVCPUs(sys, cfg.Machine.VCPUCount, entry); err != nil {
 		return nil, err
 	}
+	if opts.Latencies {
+		m.measureLatency()
+	}
 	opts.Timeline.Mark("vcpus")
 	return m, nil
 }

@@ -38,6 +38,9 @@ func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
 	}
 	m.console = legacy.NewConsole(out)
 	m.serial = legacy.NewSerial(m.console, lines[serialGSI])
+	if s := cfg.Serial; s != nil && s.RateLimiter != nil {
+		m.serial.Limiter.Update(&config.RateLimiter{Bandwidth: s.RateLimiter})
+	}
 	m.i8042 = legacy.NewI8042(lines[keyboardGSI], func() { m.finish(Exit{Reason: Rebooted}) })
 	m.sleep = legacy.SleepControl{TypeS5: boot.SleepTypeS5, Off: func() { m.finish(Exit{Reason: PoweredOff}) }}
 	m.pvpanic = legacy.PVPanic{Panicked: func() { m.finish(Exit{Reason: Panicked}) }}

@@ -12,7 +12,7 @@ import (
 // UpdateDrive changes a drive of a running or paused machine: its file, which may be the one that it has, of another size;
 // and its limits. Either all of it is done or nothing. The guest is told of a new capacity.
 // The end of ctx ends the wait for the host's file system.
-func (m *Machine) UpdateDrive(ctx context.Context, u config.DriveUpdate) error {
+func (m *Machine) UpdateDrive(ctx context.Context, u config.DriveUpdate) (err error) {
 	if err := u.Validate(); err != nil {
 		return err
 	}
@@ -20,9 +20,14 @@ func (m *Machine) UpdateDrive(ctx context.Context, u config.DriveUpdate) error {
 	if d == nil {
 		return config.UnknownID("drive_id", u.DriveID, "drive")
 	}
+	drive.Metrics().Update.Inc()
+	defer func() {
+		if err != nil {
+			drive.Metrics().UpdateFails.Inc()
+		}
+	}()
 	var b *block.Backing
 	if u.PathOnHost != "" {
-		var err error
 		// Not under the lock: the host's file system may take its time.
 		if b, err = openWithin(ctx, u, drive.Open); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // command is what a vCPU is wanted to do.
@@ -33,6 +34,8 @@ const (
 type vcpu struct {
 	id int
 	*kvm.VCPU
+	counts metrics.VCPU
+	timed  bool // its exits' latencies are wanted
 
 	// want is a command in its low commandBits; the rest counts commands, so that each pause is acknowledged, also one
 	// that follows a resume before the vCPU has noticed that.
@@ -63,6 +66,7 @@ func (v *vcpu) loop(exit func(*vcpu, kvm.ExitReason), fault func(error)) {
 				return
 			}
 		case err != nil:
+			v.counts.Failures.Inc()
 			fault(err)
 			v.waitForStop()
 			return

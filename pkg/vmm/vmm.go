@@ -98,6 +98,8 @@ type Options struct {
 	Base *Base
 	// Timeline, if there is one, takes down the phases of the start, and is logged at debug level when the last one is over.
 	Timeline *timeline.Timeline
+	// Latencies has single requests and exits timed, for Machine.Metrics.
+	Latencies bool
 }
 
 // awaitContext gives up a wait by its own bound or by the caller's.

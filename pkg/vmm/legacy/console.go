@@ -37,21 +37,22 @@ func NewConsole(w io.Writer) *Console {
 	return c
 }
 
-// put queues a byte, or drops it.
-func (c *Console) put(b byte) {
+// put queues a byte, or drops it and says so.
+func (c *Console) put(b byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.failed {
-		return
+		return false
 	}
 	if len(c.buf) >= consoleBuffer {
 		c.lost = true
-		return
+		return false
 	}
 	c.buf = append(c.buf, b)
 	if len(c.buf) == 1 {
 		c.wake.Signal()
 	}
+	return true
 }
 
 func (c *Console) drain() {

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // Ports of the keyboard controller.
@@ -56,8 +58,9 @@ const (
 // I8042 is a keyboard controller with a keyboard that has no keys pressed and no mouse: enough for a kernel to find it,
 // and to reset the machine with it. It is safe for concurrent use.
 type I8042 struct {
-	irq   IRQ
-	reset func()
+	irq    IRQ
+	reset  func()
+	counts metrics.I8042
 
 	mu  sync.Mutex
 	ctr byte
@@ -74,10 +77,14 @@ func NewI8042(irq IRQ, reset func()) *I8042 {
 	return &I8042{irq: irq, reset: reset, ctr: ctrKeyboardIRQ | ctrSystem | ctrMouseOff | ctrTranslate, out: make([]byte, 0, i8042Queue)}
 }
 
+// Metrics is what the controller has counted. The counters go on.
+func (k *I8042) Metrics() *metrics.I8042 { return &k.counts }
+
 // Read answers a read of I8042Data or I8042Command.
 func (k *I8042) Read(port uint16) byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.counts.Reads.Inc()
 	if port == I8042Command {
 		s := byte(statusSystem | statusUnlock)
 		if len(k.out) > 0 {
@@ -99,9 +106,11 @@ func (k *I8042) Read(port uint16) byte {
 // Write carries out a write to I8042Data or I8042Command.
 func (k *I8042) Write(port uint16, v byte) {
 	if port == I8042Command && v == I8042Reset {
+		k.counts.Resets.Inc()
 		k.reset()
 		return
 	}
+	k.counts.Writes.Inc()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if port == I8042Command {
@@ -189,6 +198,7 @@ func (k *I8042) CtrlAltDel() error {
 		codes = []byte{0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d} // set 1
 	}
 	if n := len(k.out); n+len(codes) > i8042Queue {
+		k.counts.Errors.Inc()
 		return fmt.Errorf("keyboard: the guest has not read %d bytes: %w", n, errdefs.ErrUnavailable)
 	}
 	k.out = append(k.out, codes...)

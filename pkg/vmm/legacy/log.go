@@ -24,7 +24,7 @@ type Log struct {
 // A device, a FIFO and the like take everything; a FIFO's reader may come and go.
 func OpenLog(path string, max int64) (*Log, error) {
 	// Opened for reading too, and not blocking, a FIFO does not wait for its reader, nor fail without one.
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|unix.O_NOCTTY, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,11 @@
 package legacy
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
+)
 
 // SerialPorts is how many I/O ports a Serial takes.
 const SerialPorts = 8
@@ -50,8 +55,12 @@ const (
 // Serial is a 16550A whose transmitter is always ready and whose line brings no input, loopback apart. It is safe for
 // concurrent use.
 type Serial struct {
-	out *Console
-	irq IRQ
+	// Limiter bounds the output, in bytes; what is beyond is dropped. At first there is no limit.
+	Limiter ratelimit.Limiter
+
+	out    *Console
+	irq    IRQ
+	counts metrics.UART
 
 	mu                           sync.Mutex
 	ier, lcr, mcr, scr, dll, dlm byte
@@ -76,6 +85,9 @@ func (s *Serial) Read(off uint16) byte {
 	case regTHR:
 		if s.lcr&lcrDLAB != 0 {
 			return s.dll
+		}
+		if s.full {
+			s.counts.Reads.Inc()
 		}
 		s.full = false
 		return s.rbr
@@ -124,7 +136,7 @@ func (s *Serial) Write(off uint16, v byte) {
 		case s.mcr&mcrLoop != 0:
 			s.rbr, s.full = v, true
 		default:
-			s.out.put(v)
+			s.send(v)
 		}
 		s.thri = true // the byte has left at once
 		s.interrupt()
@@ -152,6 +164,21 @@ func (s *Serial) Write(off uint16, v byte) {
 		s.scr = v
 	}
 }
+
+// send puts a byte on the line. It does not wait: what the limit or the other end does not take is lost.
+func (s *Serial) send(v byte) {
+	switch {
+	case !s.Limiter.Allow(1):
+		s.counts.RateLimiterDroppedBytes.Inc()
+	case s.out.put(v):
+		s.counts.Writes.Inc()
+	default:
+		s.counts.MissedWrites.Inc()
+	}
+}
+
+// Metrics is what the port has counted. The counters go on.
+func (s *Serial) Metrics() *metrics.UART { return &s.counts }
 
 // pending is the interrupt of the highest priority, as IIR shows it.
 func (s *Serial) pending() byte {

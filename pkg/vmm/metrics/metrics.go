@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Counter counts up. A line has how much that was since the line before. The zero value is ready.
+// Counter counts up. A line has how much that was since the line before. The zero value is ready; nil counts for nobody.
 type Counter struct {
 	n atomic.Uint64
 	// told is what the lines until now add up to. It belongs to the Recorder.
@@ -21,10 +21,14 @@ type Counter struct {
 }
 
 // Add counts n.
-func (c *Counter) Add(n uint64) { c.n.Add(n) }
+func (c *Counter) Add(n uint64) {
+	if c != nil {
+		c.n.Add(n)
+	}
+}
 
 // Inc counts one.
-func (c *Counter) Inc() { c.n.Add(1) }
+func (c *Counter) Inc() { c.Add(1) }
 
 // Count is the sum since the start, whatever lines have been written.
 func (c *Counter) Count() uint64 { return c.n.Load() }

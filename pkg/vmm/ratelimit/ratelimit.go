@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // Sleeper is whoever waits for tokens: a virtqueue, or what stands before one.
@@ -24,6 +25,9 @@ type Sleeper interface {
 // Limiter bounds one queue of a device. The zero value is no limit. It belongs to the device, not to its driver: a reset does
 // not fill it. Await and Settle must not be called at the same time, nor twice; Update and Charge may be called at any time.
 type Limiter struct {
+	// Throttled counts the requests that had to wait, and Events the ends of their waits; nil for nobody. Set them before the first use.
+	Throttled, Events *metrics.Counter
+
 	limited atomic.Bool
 
 	mu         sync.Mutex
@@ -66,6 +70,16 @@ func (l *Limiter) Await(s Sleeper, bytes uint64) error {
 	return l.await(s, func() time.Duration { return l.take(bytes) })
 }
 
+// Allow takes the tokens of a request for so many bytes if they are there, and says whether they were. It does not wait.
+func (l *Limiter) Allow(bytes uint64) bool {
+	if !l.limited.Load() {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.take(bytes) == 0
+}
+
 // Charge takes the tokens of a request that has been carried out already, as much as that puts the buckets into debt.
 func (l *Limiter) Charge(bytes uint64) {
 	if !l.limited.Load() {
@@ -90,14 +104,18 @@ func (l *Limiter) Settle(s Sleeper) error {
 func (l *Limiter) await(s Sleeper, try func() time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for {
+	for waited := false; ; waited = true {
 		d := try()
 		if d == 0 {
 			return nil
 		}
+		if !waited {
+			l.Throttled.Inc()
+		}
 		l.asleep = s
 		l.mu.Unlock()
 		err := s.Sleep(d)
+		l.Events.Inc()
 		l.mu.Lock()
 		l.asleep = nil
 		if err != nil {

@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
 
 // Worker serves one queue from one goroutine, one request after another. The zero value is ready; its methods must not be
 // called at the same time.
 type Worker struct {
+	// Events counts the driver's notifications, Empty those that came without a request, and Fails the ends that a driver brought about; nil
+	// for nobody. Set them before Start.
+	Events, Empty, Fails *metrics.Counter
+
 	q      *queue.Queue
 	done   sync.WaitGroup
 	ending Ending
@@ -30,7 +35,8 @@ func (w *Worker) Start(name string, q *queue.Queue, irq Interrupt, handle Handle
 	}
 	w.q = q
 	w.done.Go(func() {
-		if err := serve(q, irq, handle); !errors.Is(err, queue.ErrStopped) {
+		if err := w.serve(q, irq, handle); !errors.Is(err, queue.ErrStopped) {
+			w.Fails.Inc()
 			irq.Broken(fmt.Errorf("%s: %w", name, err))
 		}
 	})
@@ -48,18 +54,22 @@ func (w *Worker) Stop() error {
 	return w.ending.Await(w.done.Wait)
 }
 
-func serve(q *queue.Queue, irq Interrupt, handle Handler) error {
+func (w *Worker) serve(q *queue.Queue, irq Interrupt, handle Handler) error {
 	var c queue.Chain
 	for {
 		if err := q.Wait(); err != nil {
 			return err
 		}
-		for {
+		w.Events.Inc()
+		for n := 0; ; n++ {
 			ok, err := q.Pop(&c)
 			if err != nil {
 				return err
 			}
 			if !ok {
+				if n == 0 {
+					w.Empty.Inc()
+				}
 				break
 			}
 			written, err := handle(&c)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
@@ -52,6 +53,8 @@ type Device struct {
 	writeback bool
 	limiter   ratelimit.Limiter
 	worker    virtio.Worker
+	counts    metrics.Block
+	timed     bool // its requests' latencies are wanted
 
 	mu      sync.Mutex
 	backing *Backing
@@ -73,6 +76,8 @@ func New(cfg config.Drive) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.worker.Events, d.worker.Empty, d.worker.Fails = &d.counts.QueueEvents, &d.counts.NoAvailBuffer, &d.counts.EventFails
+	d.limiter.Throttled, d.limiter.Events = &d.counts.RateLimiterThrottled, &d.counts.RateLimiterEvents
 	d.limiter.Update(cfg.RateLimiter)
 	d.setBacking(b)
 	binary.LittleEndian.PutUint32(d.config[configSegMax:], QueueSize-2) // beside the header and the status

@@ -59,6 +59,7 @@ type ring interface {
 func (s *server) handle(c *queue.Chain, q ring) (uint32, error) {
 	space := c.WritableLen()
 	if space == 0 {
+		s.counts.InvalidReqs.Inc()
 		return 0, nil // no room for a status
 	}
 	n := 0
@@ -76,12 +77,17 @@ func (s *server) handle(c *queue.Chain, q ring) (uint32, error) {
 	status, written := byte(statusIOErr), 0
 	if n == headerSize {
 		s.disk = s.begin()
+		timer := s.stopwatch()
 		var err error
 		status, written, err = s.do(c, space-1, q)
+		timer.Stop()
 		s.end()
 		if err != nil {
 			return 0, err
 		}
+		s.count(status, c.ReadableLen()-headerSize, written)
+	} else {
+		s.counts.InvalidReqs.Inc()
 	}
 	last := c.Writable[len(c.Writable)-1]
 	last[len(last)-1] = status

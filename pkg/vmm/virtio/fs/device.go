@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs/passthrough"
 )
@@ -31,11 +32,12 @@ const (
 
 // Device is the file system device.
 type Device struct {
-	tag     string
+	id, tag string
 	space   [configLen]byte
 	srv     *passthrough.Server
 	session *session
 	ending  virtio.Ending
+	counts  metrics.Filesystem
 	// Taken by each request in service.
 	hiprioSlots, requestSlots chan struct{}
 }
@@ -52,7 +54,7 @@ func New(cfg config.Filesystem, shares int) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("filesystems/%s/path_on_host: %w", cfg.FSID, err)
 	}
-	d := &Device{tag: cfg.Tag, srv: srv, hiprioSlots: make(chan struct{}, 1), requestSlots: make(chan struct{}, maxWorkers)}
+	d := &Device{id: cfg.FSID, tag: cfg.Tag, srv: srv, hiprioSlots: make(chan struct{}, 1), requestSlots: make(chan struct{}, maxWorkers)}
 	copy(d.space[:tagLen], cfg.Tag)
 	binary.LittleEndian.PutUint32(d.space[tagLen:], 1) // num_request_queues
 	return d, nil
@@ -65,6 +67,12 @@ func (d *Device) Close() error {
 	}
 	return d.srv.Close()
 }
+
+// ID is the file system's.
+func (d *Device) ID() string { return d.id }
+
+// Metrics is what the device has counted. The counters go on.
+func (d *Device) Metrics() *metrics.Filesystem { return &d.counts }
 
 // Type is virtio.TypeFS.
 func (d *Device) Type() uint32 { return virtio.TypeFS }
@@ -95,6 +103,7 @@ func (d *Device) Activate(a virtio.Activation) error {
 		return fmt.Errorf("virtio-fs %q: %w", d.tag, err)
 	}
 	d.session = newSession(d.tag, d.srv, a.Interrupt)
+	d.session.counts = &d.counts
 	d.session.start(a.Queues[requestQueue], d.requestSlots)
 	if q := a.Queues[hiprioQueue]; q != nil {
 		d.session.start(q, d.hiprioSlots)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs/passthrough"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
@@ -16,6 +17,8 @@ type session struct {
 	tag string
 	srv *passthrough.Server
 	irq virtio.Interrupt
+	// counts is the device's; set before start.
+	counts *metrics.Filesystem
 
 	// gate is held for reading by who touches guest memory, for a moment or for one read or write of a file; over says that
 	// nobody may any more.
@@ -98,6 +101,7 @@ func (l *lane) take(c *queue.Chain) bool {
 		}
 		if err != nil {
 			if !errors.Is(err, queue.ErrStopped) {
+				l.s.counts.EventFails.Inc()
 				l.s.irq.Broken(fmt.Errorf("filesystem %s: %w", l.s.tag, err))
 			}
 			return false
@@ -133,6 +137,8 @@ func (l *lane) serve(c *queue.Chain, r *passthrough.Request) {
 		return
 	}
 	n := 0
+	s.counts.Requests.Inc()
+	s.counts.TxBytes.Add(uint64(c.ReadableLen()))
 	if r.Load(c.Readable, c.Writable) {
 		if r.IsDirect() {
 			n = s.srv.Direct(r)
@@ -144,7 +150,10 @@ func (l *lane) serve(c *queue.Chain, r *passthrough.Request) {
 			}
 			n = r.Store()
 		}
+	} else {
+		s.counts.InvalidReqs.Inc()
 	}
+	s.counts.RxBytes.Add(uint64(n))
 	l.push(c.Head, uint32(n))
 	s.leave()
 }

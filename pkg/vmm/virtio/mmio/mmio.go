@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
@@ -32,6 +33,11 @@ type IRQ interface{ Trigger() }
 
 // Transport is a register window with a device behind it. Its methods may be called from any goroutine.
 type Transport struct {
+	// Counts has the device's interrupts. ActivateFails counts drivers that the device could not serve; nil for nobody: set it before the
+	// first access.
+	Counts        metrics.Interrupts
+	ActivateFails *metrics.Counter
+
 	dev      virtio.Device
 	mem      *memory.Memory
 	irq      IRQ
@@ -246,6 +252,7 @@ func (t *Transport) setStatus(v uint32) {
 		return
 	}
 	if err := t.activate(); err != nil {
+		t.ActivateFails.Inc()
 		t.warn("virtio device not activated", err)
 		t.status |= statusNeedsReset
 		t.interruptHandler.Config()
@@ -338,11 +345,14 @@ func (t *Transport) warn(what string, err error) {
 type interrupt struct{ t *Transport }
 
 func (i interrupt) Queue() {
+	i.t.Counts.Triggers.Inc()
 	i.t.interrupts.Or(interruptQueue)
 	i.t.irq.Trigger()
 }
 
 func (i interrupt) Config() {
+	i.t.Counts.Triggers.Inc()
+	i.t.Counts.ConfigUpdates.Inc()
 	i.t.generation.Add(1)
 	i.t.interrupts.Or(interruptConfig)
 	i.t.irq.Trigger()

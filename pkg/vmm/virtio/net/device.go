@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 )
@@ -76,6 +77,8 @@ type Device struct {
 	scratch []byte
 	// Limits of the two directions. They count frames, and their bytes without the header that no network has.
 	rxLimiter, txLimiter ratelimit.Limiter
+	counts               metrics.Net
+	timed                bool // writes to the TAP
 	// dead says that the TAP has gone; session goroutines set it.
 	dead atomic.Bool
 
@@ -118,6 +121,8 @@ func newDevice(cfg config.NetworkInterface, f *os.File, offload func(flags int) 
 		binary.LittleEndian.PutUint16(d.config[configMTU:], uint16(cfg.MTU))
 	}
 	binary.LittleEndian.PutUint16(d.config[configPairs:], 1)
+	d.rxLimiter.Throttled, d.rxLimiter.Events = &d.counts.RxRateLimiterThrottled, &d.counts.RxRateLimiterEvents
+	d.txLimiter.Throttled, d.txLimiter.Events = &d.counts.TxRateLimiterThrottled, &d.counts.TxRateLimiterEvents
 	d.Limit(cfg.RxRateLimiter, cfg.TxRateLimiter)
 	if err := f.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("network interface %q: cannot be waited for: %w", cfg.IfaceID, err)
@@ -140,6 +145,12 @@ func (d *Device) Limit(rx, tx *config.RateLimiter) {
 	d.rxLimiter.Update(rx)
 	d.txLimiter.Update(tx)
 }
+
+// Metrics is what the interface has counted. The counters go on.
+func (d *Device) Metrics() *metrics.Net { return &d.counts }
+
+// MeasureLatency has the writes to the TAP timed. It comes before the first Activate.
+func (d *Device) MeasureLatency() { d.timed = true }
 
 // Type is the device's type number.
 func (*Device) Type() uint32 { return virtio.TypeNet }

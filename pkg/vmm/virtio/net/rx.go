@@ -77,11 +77,13 @@ func (r *rx) serve() error {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return err
 			}
+			r.s.d.counts.TAPReadFails.Inc()
 			r.s.lost(err)
 			return queue.ErrStopped
 		}
 		r.s.d.rxLimiter.Charge(uint64(max(n-headerSize, 0)))
 		if n < headerSize || n == r.vec.Len() {
+			r.s.d.counts.RxFails.Inc()
 			continue // no frame, or one of an unheard-of size: lost
 		}
 		if err := r.s.d.rxLimiter.Settle(r); err != nil {
@@ -127,9 +129,11 @@ func (r *rx) await(least int) error {
 			return nil
 		}
 		r.interrupt()
+		r.s.d.counts.NoRxAvailBuffer.Inc()
 		if err := r.q.Wait(); err != nil {
 			return err
 		}
+		r.s.d.counts.RxQueueEvents.Inc()
 	}
 }
 
@@ -179,6 +183,7 @@ func (r *rx) tryRead(fd uintptr) bool {
 		r.interrupt()
 		return false
 	}
+	r.s.d.counts.RxTAPEvents.Inc()
 	return true
 }
 
@@ -192,6 +197,7 @@ func (r *rx) deliver(n, direct int) error {
 			}
 		}
 		if r.have < n {
+			r.s.d.counts.RxFails.Inc()
 			return nil
 		}
 	}
@@ -215,6 +221,9 @@ func (r *rx) deliver(n, direct int) error {
 		scatter(head, hdrFlags, r.buf[:1])
 	}
 	r.q.Publish()
+	r.s.d.counts.Rx.Inc()
+	r.s.d.counts.RxPackets.Inc()
+	r.s.d.counts.RxBytes.Add(uint64(n - headerSize))
 	for range count {
 		r.have -= r.room[r.first]
 		r.first, r.n = (r.first+1)%len(r.held), r.n-1

@@ -47,6 +47,7 @@ func (s *session) end(name string, err error) {
 	if errors.Is(err, queue.ErrStopped) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return
 	}
+	s.d.counts.EventFails.Inc()
 	s.irq.Broken(fmt.Errorf("network interface %q: %s: %w", s.d.id, name, err))
 }
 

@@ -39,12 +39,16 @@ func (t *tx) serve() error {
 		if err := t.q.Wait(); err != nil {
 			return err
 		}
+		t.s.d.counts.TxQueueEvents.Inc()
 		for n := 1; ; n++ {
 			ok, err := t.q.Pop(&t.chain)
 			if err != nil {
 				return err
 			}
 			if !ok {
+				if n == 1 {
+					t.s.d.counts.NoTxAvailBuffer.Inc()
+				}
 				break
 			}
 			if err := t.s.d.txLimiter.Await(t, uint64(max(t.chain.ReadableLen()-headerSize, 0))); err != nil {
@@ -81,17 +85,33 @@ func (t *tx) load() bool {
 // send writes a frame to the TAP. A network may lose frames: what is no frame, what the kernel refuses, and what is sent while
 // the TAP is down is lost. It waits while the TAP takes nothing. An error is the end of the session.
 func (t *tx) send() error {
-	if t.s.d.dead.Load() || !t.load() {
+	counts := &t.s.d.counts
+	switch {
+	case t.s.d.dead.Load():
+		counts.TxFails.Inc()
+		return nil
+	case !t.load():
+		counts.TxMalformedFrames.Inc()
 		return nil
 	}
-	switch err := t.s.d.raw.Write(t.writeFn); {
+	timer := counts.TAPWriteAgg.Start(t.s.d.timed)
+	err := t.s.d.raw.Write(t.writeFn)
+	timer.Stop()
+	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return err
 	case err != nil:
 		t.s.lost(err)
 	case t.err == unix.EBADFD || t.err == unix.EPIPE:
 		t.s.lost(t.err)
+	case t.err == nil:
+		counts.Tx.Inc()
+		counts.TxPackets.Inc()
+		counts.TxBytes.Add(uint64(t.chain.ReadableLen() - headerSize))
+		return nil
 	}
+	counts.TAPWriteFails.Inc()
+	counts.TxFails.Inc()
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/ratelimit"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
@@ -23,6 +24,7 @@ const (
 type Device struct {
 	worker  virtio.Worker
 	limiter ratelimit.Limiter
+	counts  metrics.Entropy
 }
 
 // New makes the device.
@@ -31,9 +33,14 @@ func New(cfg config.Entropy) (*Device, error) {
 		return nil, err
 	}
 	d := new(Device)
+	d.worker.Fails = &d.counts.EventFails
+	d.limiter.Throttled, d.limiter.Events = &d.counts.RateLimiterThrottled, &d.counts.RateLimiterEvents
 	d.limiter.Update(cfg.RateLimiter)
 	return d, nil
 }
+
+// Metrics is what the device has counted. The counters go on.
+func (d *Device) Metrics() *metrics.Entropy { return &d.counts }
 
 // Type is the device's type number.
 func (*Device) Type() uint32 { return virtio.TypeEntropy }
@@ -58,6 +65,11 @@ func (d *Device) Activate(a virtio.Activation) error {
 			return 0, err
 		}
 		n, err := fill(c.Writable)
+		d.counts.Events.Inc()
+		d.counts.Bytes.Add(uint64(n))
+		if err != nil {
+			d.counts.HostRNGFails.Inc()
+		}
 		return uint32(n), err
 	})
 }

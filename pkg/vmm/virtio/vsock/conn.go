@@ -206,6 +206,7 @@ func (c *conn) settle() {
 
 // reset ends the connection on both sides now. The caller holds c.mu.
 func (c *conn) reset() {
+	c.s.counts.ConnectionsKilled.Inc()
 	c.close()
 	c.pends = 0
 	c.pend(pendRST)

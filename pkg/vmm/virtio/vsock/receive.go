@@ -88,6 +88,7 @@ func (c *conn) shutdown(flags uint32) {
 
 // data takes n bytes of the guest behind the header in bufs.
 func (c *conn) data(bufs [][]byte, n int) {
+	c.s.counts.TxBytes.Add(uint64(n))
 	if c.received += uint32(n); c.received-c.forwarded > bufferSize {
 		c.reset() // more than its credit
 		return
@@ -102,6 +103,7 @@ func (c *conn) data(bufs [][]byte, n int) {
 				break
 			}
 			if err != nil {
+				c.s.counts.TxWriteFails.Inc()
 				c.hostGone()
 				break
 			}
@@ -186,6 +188,7 @@ func (c *conn) tryWrite(uintptr) bool {
 		case unix.EAGAIN:
 			return false
 		default:
+			c.s.counts.TxFlushFails.Inc()
 			c.hostGone()
 		}
 	}

@@ -256,6 +256,7 @@ func (r *rx) await() error {
 		if err := r.q.Wait(); err != nil {
 			return err
 		}
+		r.s.counts.RxQueueEvents.Inc()
 	}
 }
 
@@ -264,6 +265,8 @@ func (r *rx) emit(h *header) error {
 	c := &r.held[r.first]
 	h.format(c.Writable, &r.scratch)
 	r.first, r.n = (r.first+1)%batch, r.n-1
+	r.s.counts.RxPackets.Inc()
+	r.s.counts.RxBytes.Add(uint64(h.len))
 	return r.q.Push(c.Head, headerSize+h.len)
 }
 
@@ -309,6 +312,9 @@ func (r *rx) fill(c *conn) (n int, more bool, err error) {
 	}
 	asked := r.vec.Len()
 	if n, err = r.vec.Readv(c.fd); n == 0 || err != nil {
+		if err != nil && err != unix.EAGAIN {
+			r.s.counts.RxReadFails.Inc()
+		}
 		return 0, false, err
 	}
 	var h header

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/iov"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
@@ -21,13 +22,14 @@ type key struct{ host, guest uint32 }
 // session is the device between an activation and the reset that ends it. Locks are taken in this order: rx.turn,
 // conn.mu, then session.mu or rx.mu.
 type session struct {
-	cid  uint32
-	path string
-	tx   *queue.Queue
-	irq  virtio.Interrupt
-	rx   rx
-	done sync.WaitGroup
-	bufs sync.Pool // of *[bufferSize]byte
+	cid    uint32
+	path   string
+	counts *metrics.Vsock
+	tx     *queue.Queue
+	irq    virtio.Interrupt
+	rx     rx
+	done   sync.WaitGroup
+	bufs   sync.Pool // of *[bufferSize]byte
 
 	// What the goroutine of the tx queue works with.
 	txVec    iov.Vec
@@ -44,6 +46,7 @@ func newSession(cid uint32, path string, a virtio.Activation) *session {
 	s := &session{
 		cid:      cid,
 		path:     path,
+		counts:   new(metrics.Vsock), // nobody's, unless it is replaced
 		tx:       a.Queues[1],
 		irq:      a.Interrupt,
 		slots:    make(map[*conn]struct{}),
@@ -76,6 +79,11 @@ func (s *session) end(name string, err error) {
 		return
 	}
 	if s.halt() {
+		fails := &s.counts.RxQueueEventFails
+		if name == "tx" {
+			fails = &s.counts.TxQueueEventFails
+		}
+		fails.Inc()
 		s.irq.Broken(fmt.Errorf("vsock: %s queue: %w", name, err))
 	}
 }
@@ -118,6 +126,7 @@ func (s *session) take(c *conn, named bool) bool {
 		return false
 	}
 	s.slots[c] = struct{}{}
+	s.counts.ConnectionsAdded.Inc()
 	if named {
 		s.conns[c.key] = c
 	}
@@ -152,8 +161,11 @@ func (s *session) forget(c *conn) {
 // release makes a connection's slot free.
 func (s *session) release(c *conn) {
 	s.mu.Lock()
-	delete(s.slots, c)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if _, ok := s.slots[c]; ok {
+		delete(s.slots, c)
+		s.counts.ConnectionsRemoved.Inc()
+	}
 }
 
 // accept takes a connection of a host program over, or returns false.
@@ -173,6 +185,7 @@ func (s *session) serve() error {
 		if err := s.tx.Wait(); err != nil {
 			return err
 		}
+		s.counts.TxQueueEvents.Inc()
 		for n := 1; ; n++ {
 			ok, err := s.tx.Pop(&c)
 			if err != nil {
@@ -181,6 +194,7 @@ func (s *session) serve() error {
 			if !ok {
 				break
 			}
+			s.counts.TxPackets.Inc()
 			s.packet(c.Readable)
 			if err := s.tx.Push(c.Head, 0); err != nil {
 				return err

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 )
 
@@ -42,6 +43,7 @@ type Device struct {
 	listener *net.UnixListener
 	file     os.FileInfo
 	accepter sync.WaitGroup
+	counts   metrics.Vsock
 
 	mu      sync.Mutex
 	session *session // nil when inactive
@@ -70,6 +72,9 @@ func New(cfg config.Vsock) (*Device, error) {
 	d.accepter.Go(d.accept)
 	return d, nil
 }
+
+// Metrics is what the device has counted. The counters go on.
+func (d *Device) Metrics() *metrics.Vsock { return &d.counts }
 
 // Type is the device's type number.
 func (*Device) Type() uint32 { return virtio.TypeVsock }
@@ -102,6 +107,7 @@ func (d *Device) Activate(a virtio.Activation) error {
 		return fmt.Errorf("vsock: %w", err)
 	}
 	s := newSession(d.cid, d.path, a)
+	s.counts = &d.counts
 	d.mu.Lock()
 	d.session = s
 	d.mu.Unlock()
