@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
 type countIRQ int
@@ -227,5 +229,53 @@ func TestPower(t *testing.T) {
 	p.Write(1)
 	if off != 1 || panics != 1 || p.Read() != 3 {
 		t.Errorf("off %d, panics %d, events %#x", off, panics, p.Read())
+	}
+}
+
+// What the limit does not let through is dropped and counted, as is what the other end does not take; a guest is held up by neither.
+func TestSerialLimit(t *testing.T) {
+	var out bytes.Buffer
+	con := NewConsole(&out)
+	var irq countIRQ
+	s := NewSerial(con, &irq)
+	s.Limiter.Update(&config.RateLimiter{Bandwidth: &config.TokenBucket{Size: 5, OneTimeBurst: 3, RefillTime: 1e12}})
+	for _, b := range []byte("hello, world") {
+		s.Write(regTHR, b)
+		if s.Read(regLSR)&lsrTHRE == 0 {
+			t.Fatal("transmitter not ready")
+		}
+	}
+	s.Limiter.Update(&config.RateLimiter{Bandwidth: &config.TokenBucket{}})
+	s.Write(regTHR, '!')
+	if err := con.Close(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s.Write(regTHR, '?') // nobody takes it any more
+	s.Write(regMCR, mcrLoop)
+	s.Write(regTHR, 'x')
+	s.Read(regTHR)
+	s.Read(regTHR) // nothing there
+	if got := out.String(); got != "hello, w!" {
+		t.Errorf("output %q", got)
+	}
+	m := s.Metrics()
+	if m.Writes.Count() != 9 || m.RateLimiterDroppedBytes.Count() != 4 || m.MissedWrites.Count() != 1 || m.Reads.Count() != 1 {
+		t.Errorf("%d bytes out, %d dropped by the limit, %d missed, %d in", m.Writes.Count(), m.RateLimiterDroppedBytes.Count(), m.MissedWrites.Count(), m.Reads.Count())
+	}
+}
+
+func TestI8042Metrics(t *testing.T) {
+	var irq countIRQ
+	k := NewI8042(&irq, func() {})
+	k.Read(I8042Command)
+	k.Write(I8042Command, cmdSelfTest)
+	k.Read(I8042Data)
+	k.Write(I8042Command, I8042Reset)
+	for range 3 {
+		_ = k.CtrlAltDel() // the third is too much for the queue
+	}
+	m := k.Metrics()
+	if m.Reads.Count() != 2 || m.Writes.Count() != 1 || m.Resets.Count() != 1 || m.Errors.Count() != 1 {
+		t.Errorf("%d reads, %d writes, %d resets, %d errors", m.Reads.Count(), m.Writes.Count(), m.Resets.Count(), m.Errors.Count())
 	}
 }

@@ -220,10 +220,10 @@ func (r *rx) deliver(n, direct int) error {
 		r.buf[0] = 0
 		scatter(head, hdrFlags, r.buf[:1])
 	}
-	r.q.Publish()
 	r.s.d.counts.Rx.Inc()
 	r.s.d.counts.RxPackets.Inc()
 	r.s.d.counts.RxBytes.Add(uint64(n - headerSize))
+	r.q.Publish()
 	for range count {
 		r.have -= r.room[r.first]
 		r.first, r.n = (r.first+1)%len(r.held), r.n-1
