@@ -98,6 +98,7 @@ func fakeVMM() {
 				os.Exit(1)
 			}
 		case "/actions":
+			fakeMetrics()
 			switch fake {
 			case "panic":
 				time.AfterFunc(50*time.Millisecond, func() { os.Exit(config.StatusPanicked) })
@@ -109,6 +110,21 @@ func fakeVMM() {
 		w.WriteHeader(http.StatusNoContent)
 	}))
 	os.Exit(82)
+}
+
+// fakeMetrics writes a line where the real one does.
+func fakeMetrics() {
+	i := slices.Index(os.Args, "--metrics-path")
+	if i < 0 {
+		return
+	}
+	f, err := os.OpenFile(os.Args[i+1], os.O_RDWR, 0)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := f.WriteString(`{"utc_timestamp_ms":1,"vcpu":{"exit_io_in":7},"block_root":{"read_count":3}}` + "\n"); err != nil {
+		panic(err)
+	}
 }
 
 func fakeGuest(fake string) {

@@ -82,7 +82,7 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 			err = joinCleanup(err, h.close(ctx))
 		}
 	}()
-	h.undo = undo{Poststop: hooks.Any(p.host.hooks, hooks.Poststop), Cgroups: h.cgroup.missing()}
+	h.undo = undo{Poststop: hooks.Any(p.host.hooks, hooks.Poststop), Cgroups: h.cgroup.missing(), Metrics: p.settings.metricsPath(s.namespace, p.id)}
 	if err := h.undo.note(h.bundle); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,8 @@ type Settings struct {
 	// ConsoleLog is a folder for the guests' console output, one file a VM of at most ConsoleLogKiB; empty for none.
 	ConsoleLog    string `toml:"console_log"`
 	ConsoleLogKiB int64  `toml:"console_log_kib"`
+	// MetricsDir is a folder for the VMs' metrics, a file each in Prometheus' text format; empty for none.
+	MetricsDir string `toml:"metrics_dir"`
 	// BootTimeout bounds the time from InstanceStart to the agent's connection.
 	BootTimeout Duration `toml:"boot_timeout"`
 	// SpareInterfaces is the least number of network devices of a VM: for networks that are made between its start and its
@@ -141,7 +143,7 @@ func (s *Settings) complete() error {
 		return errors.New("kernel_args holds a line break or a NUL byte")
 	}
 	for _, p := range []struct{ key, path string }{
-		{"vmm", s.VMM}, {"kernel", s.Kernel}, {"image", s.Image}, {"console_log", s.ConsoleLog},
+		{"vmm", s.VMM}, {"kernel", s.Kernel}, {"image", s.Image}, {"console_log", s.ConsoleLog}, {"metrics_dir", s.MetricsDir},
 	} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			return fmt.Errorf("%s = %q: an absolute path is needed", p.key, p.path)

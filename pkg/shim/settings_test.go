@@ -52,6 +52,7 @@ func TestBadSettings(t *testing.T) {
 		"boot_timeout = \"1ms\"":        "boot_timeout",
 		"kernel = \"vmlinux\"":          `kernel = "vmlinux": an absolute path is needed`,
 		"console_log_kib = -1":          "console_log_kib",
+		"metrics_dir = \"m\"":           `metrics_dir = "m": an absolute path is needed`,
 		"kernel_args = \"a\\nb\"":       "kernel_args",
 		"huge_pages = \"yes\"":          `huge_pages = "yes": "None", "Transparent" and "2M" are allowed`,
 		"debug = 1":                     "line 1",

@@ -14,6 +14,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/hooks"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/hostcgroup"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/network"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/prometheus"
 )
 
 // undoName is a file in the bundle that says what only a process can undo, for a `delete` that comes after the shim's death. It
@@ -28,6 +29,8 @@ type undo struct {
 	Network *networkUndo `json:"network,omitempty"`
 	// Cgroups are the folders of cgroups that were not there before the container.
 	Cgroups []string `json:"cgroups,omitempty"`
+	// Metrics is the file of the VM's metrics.
+	Metrics string `json:"metrics,omitempty"`
 }
 
 // networkUndo is a network namespace, by its path and its number, for a path such as /proc/PID/ns/net may come to be another's.
@@ -50,7 +53,9 @@ func inode(f *os.File) (uint64, error) {
 	return st.Ino, nil
 }
 
-func (u *undo) empty() bool { return !u.Poststop && u.Network == nil && len(u.Cgroups) == 0 }
+func (u *undo) empty() bool {
+	return !u.Poststop && u.Network == nil && len(u.Cgroups) == 0 && u.Metrics == ""
+}
 
 // note writes u down; nothing to be undone needs no file.
 func (u *undo) note(bundle string) error {
@@ -78,6 +83,13 @@ func (u *undo) carryOut(ctx context.Context, bundle string, r *hooks.Runner) err
 		errs = append(errs, err)
 	} else {
 		u.Cgroups = nil
+	}
+	if u.Metrics != "" {
+		if err := prometheus.Remove(u.Metrics); err != nil {
+			errs = append(errs, err)
+		} else {
+			u.Metrics = ""
+		}
 	}
 	if u.Poststop {
 		if err := r.Run(ctx, hooks.Poststop, specs.StateStopped, 0); err != nil {

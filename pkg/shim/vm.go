@@ -41,6 +41,7 @@ type vm struct {
 	streams *agent.StreamBroker
 	sockets *sockets
 	console string // the console log, empty for none
+	metrics *vmMetrics
 	control *net.UnixListener
 
 	mu       sync.Mutex
@@ -64,6 +65,7 @@ type vmOptions struct {
 	Network       *os.File // the network namespace that fc-vmm is started in
 	Devices       []network.Device
 	Cgroup        hostCgroup // that fc-vmm is started in
+	Metrics       *os.File   // where fc-vmm writes its metrics; nil for nowhere
 }
 
 // startVM runs fc-vmm and starts the guest; ready then waits for the agent. After an error nothing is left of it.
@@ -95,6 +97,12 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm
 			log.G(ctx).WithError(err).Error("the guest's streams cannot be served any more")
 		}
 	}()
+	if v.metrics, o.Metrics, err = openMetrics(ctx, o.Settings, o.Namespace, o.ID); err != nil {
+		return nil, err
+	}
+	if o.Metrics != nil {
+		defer o.Metrics.Close()
+	}
 	if v.process, err = startVMM(ctx, o, apiListener); err != nil {
 		return nil, err
 	}
@@ -250,6 +258,7 @@ func (v *vm) watchProcess() {
 	<-v.process.done
 	v.cause = v.explain(nil)
 	v.release()
+	_ = v.metrics.wait() // or `delete` removes the file
 	close(v.ended)
 }
 
@@ -323,6 +332,9 @@ func (v *vm) discard() (err error) {
 		err = v.process.kill()
 	}
 	v.release()
+	if err == nil {
+		err = v.metrics.wait()
+	}
 	return err
 }
 

@@ -65,6 +65,11 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*vmmProc
 	p.cmd.Dir = o.Bundle
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), goDebugEnv + "=" + hold.LeanHeap, "GOGC=" + hold.LeanGC}
 	p.cmd.ExtraFiles = []*os.File{sock, r}
+	if o.Metrics != nil {
+		// It opens the pipe anew, by a way that does not wait for us.
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, o.Metrics)
+		p.cmd.Args = append(p.cmd.Args, "--metrics-path", "/proc/self/fd/5")
+	}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.WaitDelay = time.Second // a helper of fc-vmm's that outlives it must not hold us
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
