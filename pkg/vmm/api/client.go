@@ -126,6 +126,21 @@ func (c *Client) PutSerial(ctx context.Context, s config.Serial) error {
 	return c.call(ctx, http.MethodPut, "/serial", s, nil)
 }
 
+// PutLogger sets where the VMM's log goes, and its form.
+func (c *Client) PutLogger(ctx context.Context, l config.Logger) error {
+	return c.call(ctx, http.MethodPut, "/logger", l, nil)
+}
+
+// PutMetrics sets where the VMM's metrics go.
+func (c *Client) PutMetrics(ctx context.Context, m config.Metrics) error {
+	return c.call(ctx, http.MethodPut, "/metrics", m, nil)
+}
+
+// FlushMetrics has a line of metrics written now.
+func (c *Client) FlushMetrics(ctx context.Context) error {
+	return c.call(ctx, http.MethodPut, "/actions", action{"FlushMetrics"}, nil)
+}
+
 // Start boots the VM; it returns when the vCPUs run.
 func (c *Client) Start(ctx context.Context) error {
 	return c.call(ctx, http.MethodPut, "/actions", action{"InstanceStart"}, nil)

@@ -1,12 +1,14 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
@@ -154,5 +156,29 @@ func TestMaxBody(t *testing.T) {
 	status, answer := b.do("PUT", "/entropy", `{"rate_limiter": null}`)
 	if status != 413 || !strings.Contains(faultOf(t, answer), "larger than the 20 bytes allowed") {
 		t.Errorf("%d %s", status, answer)
+	}
+}
+
+func TestClientObserves(t *testing.T) {
+	b := newBench(t)
+	c := NewClient(b.serve(t))
+	defer c.Close()
+	ctx := context.Background()
+	yes := true
+	if err := c.PutLogger(ctx, config.Logger{Level: "Debug", ShowLevel: &yes}); err != nil || len(*b.loggers) != 1 || !*(*b.loggers)[0].ShowLevel {
+		t.Errorf("%+v, %v", *b.loggers, err)
+	}
+	if err := c.PutMetrics(ctx, config.Metrics{MetricsPath: filepath.Join(b.dir, "metrics"), Properties: map[string]string{"a": "b"}}); err != nil {
+		t.Error(err)
+	}
+	if err := c.FlushMetrics(ctx); err == nil || !strings.Contains(err.Error(), beforeStart) {
+		t.Errorf("before the start: %v", err)
+	}
+	b.start(t)
+	if err := c.FlushMetrics(ctx); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(filepath.Join(b.dir, "metrics")); err != nil || !strings.Contains(string(text), `"properties":{"a":"b"}`) {
+		t.Errorf("%s, %v", text, err)
 	}
 }
