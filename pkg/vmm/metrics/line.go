@@ -1,10 +1,8 @@
 package metrics
 
 import (
-	"cmp"
 	"encoding/json"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,7 +102,7 @@ func addGroup[T any](l *line, name string, groups ...*T) {
 // addNamed adds groups by their devices' ids, and their sum.
 func addNamed[T any](l *line, name string, groups []Named[T]) {
 	var sum T
-	for _, g := range slices.SortedFunc(slices.Values(groups), func(a, b Named[T]) int { return cmp.Compare(a.ID, b.ID) }) {
+	for _, g := range groups {
 		v := l.read(reflect.ValueOf(g.Counts).Elem())
 		l.append(name+"_"+g.ID, v)
 		add(reflect.ValueOf(&sum).Elem(), v)
