@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/hooks"
@@ -84,6 +85,20 @@ func TestMetricsOfFailedStart(t *testing.T) {
 	if _, _, err := openMetrics(context.Background(), &Settings{MetricsDir: filepath.Join(w.settings, "x")}, "test", cid); err == nil {
 		t.Error("a folder below a file")
 	}
+}
+
+// A VMM that will not die must not hold the shim for its metrics.
+func TestMetricsWaitIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &vmMetrics{over: make(chan struct{})}
+		if err := m.wait(); err == nil || !strings.Contains(err.Error(), "still being written") {
+			t.Error(err)
+		}
+		close(m.over)
+		if err := m.wait(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What a shim that was killed has left is removed by `delete`.

@@ -90,6 +90,7 @@ func TestFollow(t *testing.T) {
 		defer close(done)
 		Follow(context.Background(), r, path, "ns", "pod-1")
 	}()
+	var last os.FileInfo
 	for n := 1; n <= 3; n++ {
 		if _, err := fmt.Fprintf(w, `{"utc_timestamp_ms":%d,"vcpu":{"failures":1}}`+"\n", n); err != nil {
 			t.Fatal(err)
@@ -107,6 +108,11 @@ func TestFollow(t *testing.T) {
 				t.Fatalf("%q, %v: want %q", text, err, want)
 			}
 		}
+		st, err := os.Stat(path)
+		if err != nil || last != nil && os.SameFile(st, last) {
+			t.Errorf("version %d was written over the one before: %v", n, err)
+		}
+		last = st
 	}
 	if filepath.Base(path) != "ns-pod-1.prom" {
 		t.Error(path)
