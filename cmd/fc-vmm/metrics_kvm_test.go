@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -31,7 +32,7 @@ func TestGuestMetrics(t *testing.T) {
 			dir := t.TempDir()
 			file, path := filepath.Join(dir, "vm.json"), filepath.Join(dir, "metrics")
 			text := fmt.Sprintf(`{"boot-source": {"kernel_image_path": %q}, "machine-config": {"vcpu_count": 2, "mem_size_mib": 64},
-				"metrics": {"metrics_path": %q, "emit_id": true}, "logger": {"log_path": %q, "level": "Warning"},
+				"metrics": {"metrics_path": %q, "emit_id": true}, "logger": {"log_path": %q, "level": "Info"},
 				"serial": {"serial_out_path": %q, "rate_limiter": {"size": 3, "one_time_burst": 1, "refill_time": 1000000000}}}`,
 				kernel(t, "hello", append(tt.code, spin...)...), path, filepath.Join(dir, "log"), filepath.Join(dir, "console"))
 			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -63,6 +64,10 @@ func TestGuestMetrics(t *testing.T) {
 					t.Errorf("%s.%s is %v, want %v", want.group, want.name, n, want.n)
 				}
 			}
+			lastWords, err := os.ReadFile(filepath.Join(dir, "log"))
+			if err != nil || !strings.Contains(string(lastWords), "[anonymous-instance:main] machine has ended ") {
+				t.Errorf("log %q, %v", lastWords, err)
+			}
 			if text, err := os.ReadFile(filepath.Join(dir, "console")); err != nil || string(text) != "hell" {
 				t.Errorf("console %q, %v: want what the limit lets through", text, err)
 			}
@@ -83,7 +88,8 @@ func TestMetricsWhileRunning(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			p := start(t, nil, "--api-sock", sock, "--level", "off")
+			logPath := filepath.Join(dir, "log")
+			p := start(t, nil, "--api-sock", sock, "--log-path", logPath)
 			c := answers(t, sock)
 			ctx := context.Background()
 			if status := request(t, sock, "PUT", "/metrics", `{"metrics_path": "`+path+`"}`); status != 204 {
@@ -128,6 +134,9 @@ func TestMetricsWhileRunning(t *testing.T) {
 				if err := os.WriteFile(path, buf[:n], 0o600); err != nil {
 					t.Fatal(err)
 				}
+			}
+			if words, err := os.ReadFile(logPath); err != nil || !strings.Contains(string(words), "[anonymous-instance:main] machine has ended ") {
+				t.Errorf("log %q, %v: the machine's lines are not the API's", words, err)
 			}
 			lines := metricLines(t, path)
 			if len(lines) != 3 {

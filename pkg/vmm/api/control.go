@@ -130,7 +130,8 @@ func (c *control) start(ctx context.Context) error {
 	if err := vm.Validate(); err != nil {
 		return err
 	}
-	m, err = c.boot(context.WithoutCancel(ctx), vm)
+	// What the machine logs is not the API's.
+	m, err = c.boot(log.WithLogger(context.WithoutCancel(ctx), log.L), vm)
 	if err != nil {
 		log.G(ctx).WithError(err).Error("the microVM did not start")
 		return err
