@@ -43,7 +43,7 @@ func TestGuestMetrics(t *testing.T) {
 				t.Errorf("ended with %v, want status %d:\n%s", ws, tt.status, out)
 			}
 			lines := metricLines(t, path)
-			if len(lines) != 2 {
+			if len(lines) < 2 { // one more for each minute
 				t.Errorf("%d lines, want 2", len(lines))
 			}
 			resets, exits, failures := 0.0, 6.0, 0.0
@@ -139,11 +139,12 @@ func TestMetricsWhileRunning(t *testing.T) {
 				t.Errorf("log %q, %v: the machine's lines are not the API's", words, err)
 			}
 			lines := metricLines(t, path)
-			if len(lines) != 3 {
+			if len(lines) < 3 { // one more for each minute
 				t.Fatalf("%d lines, want 3: start, request, end", len(lines))
 			}
-			if us, _ := lines[1]["latencies_us"]["vmm_pause_vm"].(float64); us < 1 {
-				t.Errorf("latencies: %v", lines[1]["latencies_us"])
+			last := lines[len(lines)-1]
+			if us, _ := last["latencies_us"]["vmm_pause_vm"].(float64); us < 1 {
+				t.Errorf("latencies: %v", last["latencies_us"])
 			}
 			if n := sum(lines, "put_api_requests", "actions_count"); n != 2 {
 				t.Errorf("%v actions, want 2", n)

@@ -140,7 +140,7 @@ ping -c 5 -s 1000 198.51.100.1 | grep received`
 	}
 }
 
-// totals adds up a file's lines, of which there are so many, by the values' names; gauges are those of the last line.
+// totals adds up a file's lines, of which there are so many and one for each minute, by the values' names; gauges are those of the last line.
 func totals(t *testing.T, path string, lines int) map[string]float64 {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -148,8 +148,8 @@ func totals(t *testing.T, path string, lines int) map[string]float64 {
 		t.Fatal(err)
 	}
 	all := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
-	if len(all) != lines {
-		t.Errorf("%d lines, want %d", len(all), lines)
+	if len(all) < lines {
+		t.Errorf("%d lines, want at least %d", len(all), lines)
 	}
 	kinds, values := metrics.Kinds(), map[string]float64{}
 	var add func(name, kind string, v any)
