@@ -117,10 +117,10 @@ func imds(value string) (string, bool) {
 		return "", false
 	}
 	var b strings.Builder
+	separator := ""
 	for name, v := range children(value) {
-		if b.Len() > 0 {
-			b.WriteByte('\n')
-		}
+		b.WriteString(separator)
+		separator = "\n"
 		b.WriteString(name)
 		if isObject(v) {
 			b.WriteByte('/')

@@ -95,20 +95,20 @@ func TestNoSegments(t *testing.T) {
 	w := newWorld(t)
 	ok := frame(peer{there, 1}, 80, 0, 0, syn, 0, []byte{optionMSS, 4, 1, 0}, nil)
 	for name, f := range map[string][]byte{
-		"UDP":                 at(ok, ethLen+ipProtocol, 17),
-		"version":             at(ok, ethLen, 0x65),
-		"short header":        at(ok, ethLen, 0x44),
-		"long header":         at(ok, ethLen, 0x4f),
-		"total too large":     at(ok, ethLen+ipTotal, 1),
-		"total too small":     at(ok, ethLen+ipTotal+1, 39),
-		"fragment":            at(ok, ethLen+ipFragment+1, 1),
-		"more fragments":      at(ok, ethLen+ipFragment, 0x20),
-		"other address":       at(ok, ethLen+ipDst, 1),
-		"short TCP header":    at(ok, ethLen+ipLen+tcpOffset, 4<<4),
-		"long TCP header":     at(ok, ethLen+ipLen+tcpOffset, 15<<4),
-		"cut":                 ok[:ethLen+ipLen+tcpLen-1],
-		"Ethernet's":          ok[:ethLen],
-		"nothing":             {},
+		"UDP":              at(ok, ethLen+ipProtocol, 17),
+		"version":          at(ok, ethLen, 0x65),
+		"short header":     at(ok, ethLen, 0x44),
+		"long header":      at(ok, ethLen, 0x4f),
+		"total too large":  at(ok, ethLen+ipTotal, 1),
+		"total too small":  at(ok, ethLen+ipTotal+1, 39),
+		"fragment":         at(ok, ethLen+ipFragment+1, 1),
+		"more fragments":   at(ok, ethLen+ipFragment, 0x20),
+		"other address":    at(ok, ethLen+ipDst, 1),
+		"short TCP header": at(ok, ethLen+ipLen+tcpOffset, 4<<4),
+		"long TCP header":  at(ok, ethLen+ipLen+tcpOffset, 15<<4),
+		"cut":              ok[:ethLen+ipLen+tcpLen-1],
+		"Ethernet's":       ok[:ethLen],
+		"nothing":          {},
 	} {
 		if w.s.Receive(f) {
 			t.Errorf("%s: taken", name)
