@@ -1,6 +1,6 @@
 // Package net is a virtio network device (virtio 1.2 §5.1) on a TAP interface of the host. Frames move straight between
 // the TAP and guest memory, checksums and segmentation are left to whoever is last to need them. It must never look into a
-// frame, nor hand the host's kernel a header that it has not checked.
+// frame, but for the address of those that a Responder may answer, nor hand the host's kernel a header that it has not checked.
 package net
 
 import (
@@ -79,6 +79,8 @@ type Device struct {
 	rxLimiter, txLimiter ratelimit.Limiter
 	counts               metrics.Net
 	timed                bool // writes to the TAP
+	// local is nil in a device that has all frames go through the TAP.
+	local *local
 	// dead says that the TAP has gone; session goroutines set it.
 	dead atomic.Bool
 
@@ -190,6 +192,9 @@ func (d *Device) Activate(a virtio.Activation) error {
 	// A TAP that has gone must not keep the guest from having the interface: it learns that the link is down.
 	if err := d.offload(offloads(a.Features)); err != nil && !errors.Is(err, unix.EBADFD) {
 		return fmt.Errorf("network interface %q: offloads of the TAP: %w", d.id, err)
+	}
+	if d.local != nil {
+		d.local.begin()
 	}
 	d.session = newSession(d, a)
 	d.session.start()

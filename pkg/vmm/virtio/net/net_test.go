@@ -29,7 +29,7 @@ type guest struct {
 	offloads []int
 }
 
-func newGuest(tb testing.TB, cfg config.NetworkInterface) *guest {
+func newGuest(tb testing.TB, cfg config.NetworkInterface, prepare ...func(*Device)) *guest {
 	tb.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -47,6 +47,9 @@ func newGuest(tb testing.TB, cfg config.NetworkInterface) *guest {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { g.dev.Close() })
+	for _, f := range prepare {
+		f(g.dev)
+	}
 	g.Machine = vt.Start(tb, g.dev, 32<<20)
 	g.rx, g.tx = g.Rings[rxQueue], g.Rings[txQueue]
 	return g

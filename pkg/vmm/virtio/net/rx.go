@@ -71,10 +71,9 @@ func (r *rx) serve() error {
 		if err := r.await(1); err != nil {
 			return err
 		}
-		direct := r.offer()
-		n, err := r.read()
+		n, direct, err := r.frame()
 		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
+			if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, queue.ErrStopped) {
 				return err
 			}
 			r.s.d.counts.TAPReadFails.Inc()
@@ -82,7 +81,7 @@ func (r *rx) serve() error {
 			return queue.ErrStopped
 		}
 		r.s.d.rxLimiter.Charge(uint64(max(n-headerSize, 0)))
-		if n < headerSize || n == r.vec.Len() {
+		if n < headerSize || n > headerSize+MaxFrame {
 			r.s.d.counts.RxFails.Inc()
 			continue // no frame, or one of an unheard-of size: lost
 		}

@@ -51,10 +51,7 @@ func (t *tx) serve() error {
 				}
 				break
 			}
-			if err := t.s.d.txLimiter.Await(t, uint64(max(t.chain.ReadableLen()-headerSize, 0))); err != nil {
-				return err
-			}
-			if err := t.send(); err != nil {
+			if err := t.carry(); err != nil {
 				return err
 			}
 			if err := t.q.Push(t.chain.Head, 0); err != nil {
@@ -66,6 +63,17 @@ func (t *tx) serve() error {
 		}
 		t.interrupt()
 	}
+}
+
+// carry brings the chain's frame to where it belongs. An error is the end of the session.
+func (t *tx) carry() error {
+	if l := t.s.d.local; l != nil && t.detour(l) {
+		return nil
+	}
+	if err := t.s.d.txLimiter.Await(t, uint64(max(t.chain.ReadableLen()-headerSize, 0))); err != nil {
+		return err
+	}
+	return t.send()
 }
 
 // load gathers the frame of the chain. It returns false for what is none.
