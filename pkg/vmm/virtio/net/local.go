@@ -67,14 +67,19 @@ func (t *tx) detour(l *local) bool {
 	}
 	n = gather(l.buf, t.chain.Readable)
 	if l.r.Receive(l.buf[headerSize:n]) {
-		select {
-		case l.news <- struct{}{}:
-		default:
-		}
-		// Fails only where the TAP has gone.
-		_ = t.s.d.file.SetReadDeadline(time.Unix(1, 0))
+		t.s.d.wake()
 	}
 	return true
+}
+
+// wake has the receiving goroutine look at the responder.
+func (d *Device) wake() {
+	select {
+	case d.local.news <- struct{}{}:
+	default:
+	}
+	// Fails only where the TAP has gone.
+	_ = d.file.SetReadDeadline(time.Unix(1, 0))
 }
 
 // frame waits for a frame for the guest. It returns the frame's size, and how much of it is in the guest's buffers already: of one of
