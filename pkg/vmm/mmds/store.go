@@ -8,9 +8,9 @@ package mmds
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 )
@@ -24,19 +24,18 @@ const maxDepth = 127
 // Errors of a Store, in Firecracker's words.
 var (
 	// ErrTooLarge says that the data would be larger than the limit. They stay as they were.
-	ErrTooLarge = errors.New("The MMDS patch request doesn't fit.") //lint:ignore ST1005 Firecracker's sentence
+	ErrTooLarge = errdefs.ErrResourceExhausted.WithMessage("The MMDS patch request doesn't fit.")
 	// ErrNotInitialized says that there are no data to be patched yet.
-	ErrNotInitialized = errors.New("The MMDS data store is not initialized.") //lint:ignore ST1005 Firecracker's sentence
+	ErrNotInitialized = errdefs.ErrFailedPrecondition.WithMessage("The MMDS data store is not initialized.")
 )
 
 // Store holds the data: one JSON value. It is safe for concurrent use; whoever reads gets the data as they were before a change or
 // after it.
 type Store struct {
-	limit int
-
-	mu sync.Mutex
-	// text is compact JSON, the keys of each object sorted; empty before the first Put.
-	text string
+	limit   int
+	writing sync.Mutex
+	// text is compact JSON, the keys of each object sorted; nil before the first Put. Readers do not wait for who writes.
+	text atomic.Pointer[string]
 }
 
 // NewStore makes a store without data, for at most limit bytes of them.
@@ -48,8 +47,8 @@ func (s *Store) Put(text []byte) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	return s.set(v)
 }
 
@@ -59,12 +58,13 @@ func (s *Store) Patch(text []byte) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.text == "" {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	text = []byte(s.Text())
+	if len(text) == 0 {
 		return ErrNotInitialized
 	}
-	v, err := parse([]byte(s.text))
+	v, err := parse(text)
 	if err != nil {
 		return fmt.Errorf("the data store's own text: %w", err)
 	}
@@ -73,9 +73,10 @@ func (s *Store) Patch(text []byte) error {
 
 // Text is the data as compact JSON, "" if there are none yet.
 func (s *Store) Text() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text
+	if text := s.text.Load(); text != nil {
+		return *text
+	}
+	return ""
 }
 
 func (s *Store) set(v any) error {
@@ -89,7 +90,8 @@ func (s *Store) set(v any) error {
 	if len(text) > s.limit {
 		return ErrTooLarge
 	}
-	s.text = string(text)
+	kept := string(text)
+	s.text.Store(&kept)
 	return nil
 }
 

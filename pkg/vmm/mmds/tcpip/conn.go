@@ -169,9 +169,6 @@ func (c *conn) serve(server Server) verdict {
 			break
 		}
 		c.answer = server.Respond(c.buf[:n])
-		if len(c.buf) == MaxRequest {
-			c.ackDue = true // the window was closed
-		}
 		if c.buf = c.buf[:copy(c.buf, c.buf[n:])]; len(c.buf) == 0 {
 			c.buf = nil // most connections have one request
 		}

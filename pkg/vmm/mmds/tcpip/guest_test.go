@@ -22,13 +22,16 @@ func (server) Respond(request []byte) Answer {
 	return Answer{Head: []byte(text[:n/3]), Body: text[n/3:], Close: closes}
 }
 
-func pattern(n int) string {
-	var b strings.Builder
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%d,", i)
+// pattern is the answer of n bytes, up to 1 MiB.
+func pattern(n int) string { return numbers[:n] }
+
+var numbers = func() string {
+	var b []byte
+	for i := 0; len(b) < 1<<20; i++ {
+		b = append(strconv.AppendInt(b, int64(i), 10), ',')
 	}
-	return b.String()[:n]
-}
+	return string(b)
+}()
 
 var (
 	here  = ipv4{169, 254, 169, 254}
