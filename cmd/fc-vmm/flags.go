@@ -28,7 +28,11 @@ API and configuration:
                        (default anonymous-instance)
   --config-file FILE   boot from this JSON document: boot-source, drives,
                        machine-config, network-interfaces, vsock, entropy,
-                       serial, logger, metrics, filesystems
+                       serial, logger, metrics, mmds-config, filesystems
+  --metadata FILE      data of the metadata service, a JSON document; the service
+                       itself is mmds-config's
+  --mmds-size-limit N  bound on these data as compact JSON, in bytes (default: what
+                       --http-api-max-payload-size is)
   --boot-timer         give the guest a byte at 0xc0000000: when its init writes 123
                        there, log the wall and CPU time since InstanceStart
 
@@ -89,6 +93,8 @@ type settings struct {
 	maxPayload    int
 	id            string
 	configFile    string
+	metadata      string
+	mmdsLimit     int
 	logPath       string
 	level         string
 	showLevel     bool
@@ -137,6 +143,8 @@ func parseFlags(args []string) (settings, error) {
 	f.IntVar(&s.maxPayload, "http-api-max-payload-size", api.MaxBody, "")
 	f.StringVar(&s.id, "id", "anonymous-instance", "")
 	f.StringVar(&s.configFile, "config-file", "", "")
+	f.StringVar(&s.metadata, "metadata", "", "")
+	f.IntVar(&s.mmdsLimit, "mmds-size-limit", 0, "")
 	f.StringVar(&s.logPath, "log-path", "", "")
 	f.StringVar(&s.level, "level", "Info", "")
 	f.BoolVar(&s.showLevel, "show-level", false, "")
@@ -160,6 +168,9 @@ func parseFlags(args []string) (settings, error) {
 	}
 	s.given = make(map[string]bool)
 	f.Visit(func(fl *flag.Flag) { s.given[fl.Name] = true })
+	if !s.given["mmds-size-limit"] {
+		s.mmdsLimit = s.maxPayload
+	}
 	s.startup.wall, s.startup.cpu = s.given["start-time-us"], s.given["start-time-cpu-us"]
 	return s, s.check(f.Args())
 }
@@ -182,12 +193,14 @@ func (s *settings) check(rest []string) error {
 		return fmt.Errorf("--parent-fd is %d: want an open file descriptor", s.parentFD)
 	case s.maxPayload < 1 || s.maxPayload > maxPayloadSize:
 		return fmt.Errorf("--http-api-max-payload-size is %d: want 1 to %d bytes", s.maxPayload, maxPayloadSize)
+	case s.mmdsLimit < 0 || s.mmdsLimit > maxPayloadSize:
+		return fmt.Errorf("--mmds-size-limit is %d: want 0 to %d bytes", s.mmdsLimit, maxPayloadSize)
 	case s.noSeccomp && s.given["seccomp-filter"]:
 		return errors.New("--no-seccomp: want no --seccomp-filter with it")
 	case s.given["seccomp-filter"]:
 		return errors.New("--seccomp-filter: fc-vmm has no seccomp filters yet, and would run without yours")
 	}
-	for _, name := range []string{"config-file", "log-path", "metrics-path"} {
+	for _, name := range []string{"config-file", "metadata", "log-path", "metrics-path"} {
 		if s.given[name] && s.path(name) == "" {
 			return fmt.Errorf("--%s is empty: want a path", name)
 		}
@@ -204,6 +217,8 @@ func (s *settings) path(name string) string {
 	switch name {
 	case "config-file":
 		return s.configFile
+	case "metadata":
+		return s.metadata
 	case "log-path":
 		return s.logPath
 	}

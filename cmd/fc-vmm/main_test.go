@@ -137,6 +137,14 @@ func TestEndsAtOnce(t *testing.T) {
 		{[]string{"--api-sock", sock, "--config-file", "/nope"}, 1, "/nope: no such file"},
 		{[]string{"--api-sock", sock, "--config-file", bad}, 1, "kernel_image_path is 7: want a string at line 2 column 38"},
 		{[]string{"--no-api", "--config-file", none}, 1, "kernel_image_path is"},
+		{[]string{"--api-sock", sock, "--metadata", "/nope"}, 1, "--metadata: open /nope: no such file"},
+		{[]string{"--api-sock", sock, "--metadata", bad + "x"}, 1, "--metadata"},
+		{[]string{"--api-sock", sock, "--metadata", write("bad.txt", "{")}, 1, "not a JSON text"},
+		{[]string{"--api-sock", sock, "--metadata", none, "--mmds-size-limit", "10"}, 1, "--mmds-size-limit 10: The MMDS patch request doesn't fit."},
+		{[]string{"--api-sock", sock, "--metadata", none, "--http-api-max-payload-size", "11"}, 1, "--mmds-size-limit 11: The MMDS patch request doesn't fit."},
+		{[]string{"--api-sock", sock, "--metadata="}, 1, "--metadata is empty"},
+		{[]string{"--mmds-size-limit", "-1"}, 1, "--mmds-size-limit is -1: want 0 to 1073741824"},
+		{[]string{"--http-api-max-payload-size", "0"}, 1, "--http-api-max-payload-size is 0: want 1 to"},
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {

@@ -80,13 +80,17 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	}
 	defer closeMetrics(recorder)
 	phases := s.startup.timeline(began)
+	metadata, err := newMetadata(s)
+	if err != nil {
+		return 0, err
+	}
 
 	booted := make(chan *vmm.Machine, 1)
 	var base *vmm.Base // written before the server's first Boot; goes with the process if none comes
 	start := func(ctx context.Context, cfg config.VM) (api.Machine, error) {
 		phases.Mark("configure")
 		cfg.BootTimer = s.bootTimer
-		m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases, Base: base, Latencies: recorder.Wanted()})
+		m, err := boot(ctx, cfg, vmm.Options{Console: stdout, Timeline: phases, Base: base, ID: s.id, Metadata: metadata, Latencies: recorder.Wanted()})
 		if err != nil {
 			return nil, err // not m: it would be no nil interface
 		}
@@ -95,7 +99,7 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 		return m, nil
 	}
 	server := api.NewServer(api.Options{
-		ID: s.id, Version: version(), Boot: start, MaxBody: s.maxPayload, Logger: lines.Configure, Metrics: recorder,
+		ID: s.id, Version: version(), Boot: start, MaxBody: s.maxPayload, Metadata: metadata, Logger: lines.Configure, Metrics: recorder,
 		// Not earlier: it would delay the first answer.
 		Described: func() { base = vmm.Prepare("") },
 	})

@@ -60,6 +60,7 @@ func (m *Machine) addDevices(cfg *config.VM) error {
 		if err != nil {
 			return &inputError{err: err}
 		}
+		m.answerMetadata(cfg, dev)
 		if err := m.addDevice("network interface "+n.IfaceID, dev); err != nil {
 			return err
 		}

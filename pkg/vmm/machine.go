@@ -18,6 +18,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/legacy"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/mmds"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 )
 
@@ -37,6 +38,8 @@ type Machine struct {
 	// bootTimer is nil in a machine without one.
 	bootTimer *legacy.BootTimer
 	devices   []*device
+	// metadata is nil in a machine without a metadata service.
+	metadata *mmds.Service
 	// files are the serial port's file and the lines of the legacy devices: closed after the devices, before the vCPUs.
 	files []io.Closer
 
@@ -92,6 +95,7 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	if cfg.BootTimer {
 		m.bootTimer = &legacy.BootTimer{Booted: m.measureBoot(begin)}
 	}
+	m.metadata = newMetadata(&cfg, opts)
 	if err := m.addDevices(&cfg); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/timeline"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/mmds"
 )
 
 // Bounds of waits. None is reached unless a thread of the host's kernel hangs.
@@ -96,6 +97,10 @@ type Options struct {
 	KVMPath string
 	// Base is what Prepare has made; nil has New make it.
 	Base *Base
+	// ID names the microVM to its metadata service.
+	ID string
+	// Metadata are the data that the service gives to the guest, if the configuration has it be there; nil for none.
+	Metadata *mmds.Store
 	// Timeline, if there is one, takes down the phases of the start, and is logged at debug level when the last one is over.
 	Timeline *timeline.Timeline
 	// Latencies has single requests and exits timed, for Machine.Metrics.

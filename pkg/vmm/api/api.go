@@ -20,6 +20,8 @@
 //	PUT   /vsock
 //	PUT   /entropy
 //	PUT   /serial
+//	GET   /mmds               PUT and PATCH too, before and after the start
+//	PUT   /mmds/config
 //	PUT   /logger             before the start, again and again
 //	PUT   /metrics            before the start, once
 //	PUT   /actions            InstanceStart; after it FlushMetrics and SendCtrlAltDel
@@ -77,6 +79,8 @@ type Options struct {
 	Described func()
 	// MaxBody bounds a request's body, in bytes; 0 is the constant MaxBody.
 	MaxBody int
+	// Metadata are those of the microVM that is to be started; nil has them refused.
+	Metadata Metadata
 	// Logger configures the process's log; nil refuses that.
 	Logger func(config.Logger) error
 	// Metrics counts the requests, and is configured by them; nil counts for nobody, and refuses that.

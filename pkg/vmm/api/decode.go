@@ -222,6 +222,8 @@ func kindName(v reflect.Value) string {
 		return "an integer from 0 to 18446744073709551615"
 	case reflect.Int, reflect.Int64:
 		return "an integer"
+	case reflect.Slice:
+		return "an array of strings"
 	}
 	return "a " + t.Kind().String()
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/mmds"
 )
 
 func TestMain(m *testing.M) {
@@ -102,6 +103,9 @@ func fillFolder(t testing.TB, dir string) {
 	}
 }
 
+// testMetadata bounds the metadata in tests, in bytes.
+const testMetadata = 1000
+
 // newBenchIn makes a server whose log and metrics cannot be configured: it opens no file for writing.
 func newBenchIn(dir string) *bench {
 	return newBenchWith(dir, Options{})
@@ -109,6 +113,7 @@ func newBenchIn(dir string) *bench {
 
 func newBenchWith(dir string, o Options) *bench {
 	b := &bench{dir: dir, machine: &fakeMachine{state: config.Running}}
+	o.Metadata = mmds.NewStore(testMetadata)
 	o.ID, o.Version, o.Boot = "vm-1", "1.2.3", func(_ context.Context, vm config.VM) (Machine, error) {
 		if b.bootErr != nil {
 			return nil, b.bootErr

@@ -48,14 +48,14 @@ func (s *Server) Configure(ctx context.Context, text []byte) error {
 func (d document) section(vm *config.VM, m member) error {
 	null := string(m.raw) == "null"
 	switch m.key {
-	case "balloon", "cpu-config", "mmds-config", "pmem", "memory-hotplug":
+	case "balloon", "cpu-config", "pmem", "memory-hotplug":
 		if v := compact(m.raw); !null && v != "[]" && v != "{}" {
 			return d.errorAt(m.at, "not supported: want null")
 		}
 		return nil
-	case "boot-source", "machine-config", "drives", "filesystems", "network-interfaces", "vsock", "entropy", "serial":
+	case "boot-source", "machine-config", "drives", "filesystems", "network-interfaces", "vsock", "entropy", "serial", "mmds-config":
 	default:
-		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, drives, entropy, filesystems, logger, machine-config, metrics, network-interfaces, serial, vsock")
+		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, drives, entropy, filesystems, logger, machine-config, metrics, mmds-config, network-interfaces, serial, vsock")
 	}
 	if null {
 		return nil
@@ -69,6 +69,8 @@ func (d document) section(vm *config.VM, m member) error {
 		return setPart(vm, d, m, document.entropy, setEntropy)
 	case "serial":
 		return setPart(vm, d, m, document.serial, setSerial)
+	case "mmds-config":
+		return setPart(vm, d, m, document.mmds, setMMDS)
 	case "machine-config":
 		mach, err := d.machine(m, config.Machine{}, false)
 		vm.Machine = mach

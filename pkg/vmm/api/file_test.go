@@ -24,7 +24,7 @@ func TestConfigure(t *testing.T) {
   "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false, "track_dirty_pages": false, "huge_pages": "None"},
   "balloon": null, "network-interfaces": [{"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01", "mtu": 1400,
     "rx_rate_limiter": {"ops": {"size": 1, "refill_time": 2}}, "tx_rate_limiter": {"ops": {"size": 3, "refill_time": 4}}}], "vsock": {"guest_cid": 3, "uds_path": "$D/v.sock"}, "logger": {"log_path": "$D/log", "level": "Error", "show_level": true, "show_log_origin": null}, "metrics": {"metrics_path": "$D/metrics"},
-  "mmds-config": null, "entropy": {"rate_limiter": {"ops": {"size": 8, "refill_time": 9}}}, "pmem": [], "memory-hotplug": null,
+  "mmds-config": {"version": "V2", "network_interfaces": ["eth0"], "ipv4_address": "169.254.170.2"}, "entropy": {"rate_limiter": {"ops": {"size": 8, "refill_time": 9}}}, "pmem": [], "memory-hotplug": null,
   "filesystems": [{"fs_id": "s", "tag": "shared", "path_on_host": "$D/shared"}], "serial": {"serial_out_path": "$D/console", "rate_limiter": {"size": 10, "refill_time": 20}}
 }`
 	const boot = `"boot-source": {"kernel_image_path": "$D/vmlinux"}`
@@ -54,6 +54,7 @@ func TestConfigure(t *testing.T) {
 		{"bad level", `{` + boot + `, "logger": {"level": "high"}}`, `logger: level is "high"`},
 		{"bad metrics", `{` + boot + `, "metrics": {"metrics_path": "/nope/m"}}`, `metrics: metrics_path is "/nope/m"`},
 		{"metrics without a path", `{` + boot + `, "metrics": {"emit_id": true}}`, "metrics: missing field `metrics_path`"},
+		{"mmds-config without its interface", `{` + boot + `, "mmds-config": {"network_interfaces": ["eth0"]}}`, `mmds-config/network_interfaces is "eth0": want the id of a network interface`},
 		{"unknown field", `{` + boot + `, "vsock": {"guest_cid": 3, "uds_path": "v", "cid": 3}}`, "vsock: unknown field `cid`"},
 	}
 	for _, tt := range tests {
@@ -100,6 +101,7 @@ func TestConfigure(t *testing.T) {
 			Entropy: &config.Entropy{RateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 8, RefillTime: 9}}},
 			Serial: &config.Serial{SerialOutPath: b.dir + "/console", MaxBytes: config.DefaultSerialBytes,
 				RateLimiter: &config.TokenBucket{Size: 10, RefillTime: 20}},
+			MMDS: &config.MMDS{Version: "V2", NetworkInterfaces: []string{"eth0"}, IPv4Address: "169.254.170.2"},
 		}
 		if !reflect.DeepEqual(vm, want) {
 			t.Errorf("got %+v, want %+v", vm, want)

@@ -32,6 +32,10 @@ func FuzzAPI(f *testing.F) {
 		{"PUT", "/serial", `{"rate_limiter": {"size": 18446744073709551615, "one_time_burst": null, "refill_time": 9223372036855}}`},
 		{"PUT", "/logger", `{"log_path": "x", "level": "ERROR", "show_level": null, "show_log_origin": true, "module": "\u0000"}`},
 		{"PUT", "/metrics", `{"metrics_path": "x", "emit_id": true, "properties": {"\ud800": "", "a": "b"}}`},
+		{"PUT", "/mmds", `{"a": {"b": [1e999, "\u2028<"]}}`},
+		{"PATCH", "/mmds", `{"a": null}`},
+		{"GET", "/mmds", ""},
+		{"PUT", "/mmds/config", `{"network_interfaces": ["eth0", null], "version": "V2", "ipv4_address": "169.254.169.254", "imds_compat": true}`},
 		{"PUT", "/actions", `{"action_type": "InstanceStart"}`},
 		{"PUT", "/actions", `{"action_type": "SendCtrlAltDel"}`},
 		{"PATCH", "/vm", `{"state": "Paused"}`},
@@ -49,6 +53,7 @@ func FuzzAPI(f *testing.F) {
 		if started {
 			b.must(t, "PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false}`)
 			b.must(t, "PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0"}`)
+			b.must(t, "PUT", "/mmds/config", `{"network_interfaces": ["eth0"]}`)
 			b.start(t)
 		}
 		for range 2 {

@@ -46,6 +46,10 @@ func route(method, path string) (handler, string) {
 			if id == "config" {
 				return (*Server).getVMConfig, ""
 			}
+		case "PUT mmds":
+			if id == "config" {
+				return (*Server).putMMDSConfig, ""
+			}
 		case "PUT drives":
 			return (*Server).putDrive, id
 		case "PATCH drives":
@@ -80,6 +84,10 @@ func route(method, path string) (handler, string) {
 		return (*Server).putLogger, ""
 	case "PUT metrics":
 		return (*Server).putMetrics, ""
+	case "GET mmds":
+		return (*Server).getMetadata, ""
+	case "PUT mmds", "PATCH mmds":
+		return (*Server).putMetadata, ""
 	case "PUT actions":
 		return (*Server).putAction, ""
 	case "PATCH vm":

@@ -85,10 +85,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	body, err := json.Marshal(answer)
-	if err != nil {
-		writeFault(w, err)
-		return
+	body, ready := answer.(json.RawMessage)
+	if !ready {
+		if body, err = json.Marshal(answer); err != nil {
+			writeFault(w, err)
+			return
+		}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(body)
@@ -136,7 +138,7 @@ type fault struct {
 
 func writeFault(w http.ResponseWriter, err error) {
 	status := http.StatusBadRequest
-	if errors.As(err, new(tooLargeError)) {
+	if errors.As(err, new(tooLargeError)) || errors.As(err, new(metadataTooLargeError)) {
 		status = http.StatusRequestEntityTooLarge
 	}
 	msg := err.Error()

@@ -20,6 +20,9 @@ func (vm *VM) Clone() VM {
 		c.BootSource.BootArgs = clone(vm.BootSource.BootArgs)
 	}
 	c.Vsock, c.Entropy, c.Serial = clone(vm.Vsock), clone(vm.Entropy), clone(vm.Serial)
+	if c.MMDS = clone(vm.MMDS); c.MMDS != nil {
+		c.MMDS.NetworkInterfaces = slices.Clone(vm.MMDS.NetworkInterfaces)
+	}
 	if c.Entropy != nil {
 		c.Entropy.RateLimiter = c.Entropy.RateLimiter.clone()
 	}

@@ -14,6 +14,7 @@ type VM struct {
 	Vsock   *Vsock   `json:"vsock,omitempty"`
 	Entropy *Entropy `json:"entropy,omitempty"`
 	Serial  *Serial  `json:"serial,omitempty"`
+	MMDS    *MMDS    `json:"mmds-config,omitempty"`
 
 	// BootTimer gives the machine Firecracker's boot timer. It is no part of the JSON, as Firecracker takes it from its
 	// command line only.

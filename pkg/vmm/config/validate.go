@@ -65,6 +65,9 @@ func (vm *VM) ApplyDefaults() {
 	if vm.Serial != nil && vm.Serial.MaxBytes == 0 {
 		vm.Serial.MaxBytes = DefaultSerialBytes
 	}
+	if vm.MMDS != nil {
+		vm.MMDS.applyDefaults()
+	}
 }
 
 // Validate checks all that can be checked without touching the host: that files exist and can be opened is found where
@@ -94,6 +97,9 @@ func (vm *VM) ValidateParts() error {
 		return err
 	}
 	if err := vm.validateNetworkInterfaces(); err != nil {
+		return err
+	}
+	if err := vm.validateMMDS(); err != nil {
 		return err
 	}
 	if vm.Vsock != nil {

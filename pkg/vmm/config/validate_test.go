@@ -26,6 +26,7 @@ func valid() VM {
 		Vsock:   &Vsock{GuestCID: 3, UDSPath: "vsock.sock"},
 		Entropy: &Entropy{RateLimiter: limiter()},
 		Serial:  &Serial{SerialOutPath: "console.log", RateLimiter: &TokenBucket{Size: 1000, RefillTime: 100}},
+		MMDS:    &MMDS{Version: MMDSV2, NetworkInterfaces: []string{"eth0", "b"}, IPv4Address: "169.254.1.0"},
 	}
 }
 
@@ -88,6 +89,16 @@ func TestValidate(t *testing.T) {
 		{"same tag", func(vm *VM) {
 			vm.Filesystems = append(vm.Filesystems, Filesystem{FSID: "b", Tag: "shared", PathOnHost: "x"})
 		}, "filesystems/b/tag", "shared"},
+		{"highest MMDS address", func(vm *VM) { vm.MMDS.IPv4Address = "169.254.254.255" }, "", ""},
+		{"MMDS by default", func(vm *VM) { vm.MMDS = &MMDS{NetworkInterfaces: []string{"b", "b"}} }, "", ""},
+		{"MMDS version", func(vm *VM) { vm.MMDS.Version = "v1" }, "mmds-config/version", `"v1"`},
+		{"MMDS without interfaces", func(vm *VM) { vm.MMDS.NetworkInterfaces = nil }, "mmds-config/network_interfaces", "[]"},
+		{"MMDS on an unknown interface", func(vm *VM) { vm.MMDS.NetworkInterfaces[1] = "eth1" }, "mmds-config/network_interfaces", `"eth1"`},
+		{"MMDS address not link-local", func(vm *VM) { vm.MMDS.IPv4Address = "10.0.0.1" }, "mmds-config/ipv4_address", "10.0.0.1"},
+		{"MMDS address too low", func(vm *VM) { vm.MMDS.IPv4Address = "169.254.0.255" }, "mmds-config/ipv4_address", "169.254.0.255"},
+		{"MMDS address too high", func(vm *VM) { vm.MMDS.IPv4Address = "169.254.255.0" }, "mmds-config/ipv4_address", "169.254.255.0"},
+		{"MMDS address of IPv6", func(vm *VM) { vm.MMDS.IPv4Address = "fe80::1" }, "mmds-config/ipv4_address", "fe80::1"},
+		{"no MMDS address", func(vm *VM) { vm.MMDS.IPv4Address = "169.254.1.01" }, "mmds-config/ipv4_address", "169.254.1.01"},
 		{"iface id", func(vm *VM) { vm.NetworkInterfaces[0].IfaceID = "a-b" }, "iface_id", "a-b"},
 		{"same iface id", func(vm *VM) { vm.NetworkInterfaces[1].IfaceID = "eth0" }, "iface_id", "eth0"},
 		{"no TAP", func(vm *VM) { vm.NetworkInterfaces[1].HostDevName = "" }, "network-interfaces/b/host_dev_name", ""},
