@@ -15,6 +15,7 @@ func (vm *VM) Clone() VM {
 		n := &c.NetworkInterfaces[i]
 		n.RxRateLimiter, n.TxRateLimiter = n.RxRateLimiter.clone(), n.TxRateLimiter.clone()
 	}
+	c.CPUConfig = vm.CPUConfig.clone()
 	c.BootSource = clone(vm.BootSource)
 	if c.BootSource != nil {
 		c.BootSource.BootArgs = clone(vm.BootSource.BootArgs)

@@ -4,7 +4,9 @@ package config
 
 // VM is a machine before it is built. The zero value plus a BootSource is a machine of the default size.
 type VM struct {
-	Machine     Machine      `json:"machine-config"`
+	Machine Machine `json:"machine-config"`
+	// CPUConfig is a custom CPU template, in place of a named one.
+	CPUConfig   *CPUConfig   `json:"cpu-config,omitempty"`
 	BootSource  *BootSource  `json:"boot-source,omitempty"`
 	Drives      []Drive      `json:"drives,omitempty"`
 	Filesystems []Filesystem `json:"filesystems,omitempty"`
@@ -27,8 +29,10 @@ type Machine struct {
 	VCPUCount int `json:"vcpu_count"`
 	// MemSizeMiB is guest RAM in MiB, MinMemMiB and up; the default is 128.
 	MemSizeMiB int `json:"mem_size_mib"`
-	// SMT is accepted when false only: the guest sees one thread a core.
+	// SMT shows the guest two threads a core; VCPUCount is 1 or even then.
 	SMT bool `json:"smt"`
+	// CPUTemplate is one of CPUTemplates; empty, the default, is as good as "None". There is none beside a CPUConfig.
+	CPUTemplate string `json:"cpu_template,omitempty"`
 	// TrackDirtyPages is accepted when false only, until snapshots exist.
 	TrackDirtyPages bool `json:"track_dirty_pages"`
 	// HugePages says what guest RAM is made of: "None" (the default) as the host has it for everybody, "Transparent" for pages of 2 MiB

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -47,6 +48,9 @@ func (vm *VM) ApplyDefaults() {
 	if vm.Machine.MemSizeMiB == 0 {
 		vm.Machine.MemSizeMiB = DefaultMemMiB
 	}
+	if vm.Machine.CPUTemplate == CPUTemplateNone {
+		vm.Machine.CPUTemplate = ""
+	}
 	if vm.Machine.HugePages == "" {
 		vm.Machine.HugePages = HugePagesNone
 	}
@@ -84,6 +88,14 @@ func (vm *VM) Validate() error {
 func (vm *VM) ValidateParts() error {
 	if err := vm.Machine.Validate(); err != nil {
 		return err
+	}
+	if vm.CPUConfig != nil {
+		if err := vm.CPUConfig.Validate(); err != nil {
+			return err
+		}
+		if t := vm.Machine.CPUTemplate; t != "" && t != CPUTemplateNone {
+			return badString("cpu_template", t, `"None" beside a cpu-config`)
+		}
 	}
 	if vm.BootSource != nil {
 		if err := vm.BootSource.Validate(); err != nil {
@@ -182,8 +194,10 @@ func (m *Machine) Validate() error {
 		return bad("vcpu_count", m.VCPUCount, fmt.Sprintf("1 to %d", MaxVCPUs))
 	case m.MemSizeMiB < MinMemMiB || m.MemSizeMiB > MaxMemMiB:
 		return bad("mem_size_mib", m.MemSizeMiB, fmt.Sprintf("%d to %d MiB", MinMemMiB, MaxMemMiB))
-	case m.SMT:
-		return bad("smt", true, "false: guests have one thread a core")
+	case m.SMT && m.VCPUCount > 1 && m.VCPUCount%2 == 1:
+		return bad("vcpu_count", m.VCPUCount, "1 or an even number, as smt is true")
+	case m.CPUTemplate != "" && !slices.Contains(CPUTemplates(), m.CPUTemplate):
+		return badString("cpu_template", m.CPUTemplate, strings.Join(CPUTemplates(), ", "))
 	case m.TrackDirtyPages:
 		return bad("track_dirty_pages", true, "false: snapshots are not supported")
 	}

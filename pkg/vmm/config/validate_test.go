@@ -17,7 +17,10 @@ func limiter() *RateLimiter {
 
 func valid() VM {
 	return VM{
-		Machine:     Machine{VCPUCount: 2, MemSizeMiB: 256},
+		Machine: Machine{VCPUCount: 2, MemSizeMiB: 256},
+		CPUConfig: &CPUConfig{KVMCapabilities: []KVMCapability{{Number: 56, Remove: true}},
+			CPUIDModifiers: []CPUIDModifier{{Leaf: 7, Flags: 1, Modifiers: []RegisterModifier{{Register: "ebx", Bitmap: Bitmap[uint32]{Mask: 6, Value: 2}}}}},
+			MSRModifiers:   []MSRModifier{{Addr: 0x10a, Bitmap: Bitmap[uint64]{Mask: 1 << 40}}}},
 		BootSource:  &BootSource{KernelImagePath: "vmlinux", InitrdPath: "initrd", BootArgs: ptr("console=ttyS0")},
 		Drives:      []Drive{{DriveID: "rootfs", PathOnHost: "root.img", IsRootDevice: true, PartUUID: "0eaa91a0-01", RateLimiter: limiter()}, {DriveID: "b", PathOnHost: "b", RateLimiter: limiter()}},
 		Filesystems: []Filesystem{{FSID: "shared", Tag: "shared", PathOnHost: "shared"}},
@@ -39,6 +42,10 @@ func TestValidate(t *testing.T) {
 		value  string // part of the error's value
 	}{
 		{"good", func(*VM) {}, "", ""},
+		{"smt", func(vm *VM) { vm.Machine.SMT = true }, "", ""},
+		{"smt and one vCPU", func(vm *VM) { vm.Machine.SMT, vm.Machine.VCPUCount = true, 1 }, "", ""},
+		{"a named CPU template", func(vm *VM) { vm.Machine.CPUTemplate, vm.CPUConfig = "T2CL", nil }, "", ""},
+		{"no CPU template by name", func(vm *VM) { vm.Machine.CPUTemplate = "None" }, "", ""},
 		{"32 vCPUs", func(vm *VM) { vm.Machine.VCPUCount = 32 }, "", ""},
 		{"64 MiB", func(vm *VM) { vm.Machine.MemSizeMiB = 64 }, "", ""},
 		{"largest RAM", func(vm *VM) { vm.Machine.MemSizeMiB = MaxMemMiB }, "", ""},
@@ -60,7 +67,11 @@ func TestValidate(t *testing.T) {
 		{"33 vCPUs", func(vm *VM) { vm.Machine.VCPUCount = 33 }, "vcpu_count", "33"},
 		{"63 MiB", func(vm *VM) { vm.Machine.MemSizeMiB = 63 }, "mem_size_mib", "63"},
 		{"too much RAM", func(vm *VM) { vm.Machine.MemSizeMiB = MaxMemMiB + 1 }, "mem_size_mib", "261121"},
-		{"smt", func(vm *VM) { vm.Machine.SMT = true }, "smt", "true"},
+		{"smt and an odd number", func(vm *VM) { vm.Machine.SMT, vm.Machine.VCPUCount = true, 3 }, "vcpu_count", "3"},
+		{"CPU template", func(vm *VM) { vm.Machine.CPUTemplate = "t2" }, "cpu_template", `"t2"`},
+		{"two CPU templates", func(vm *VM) { vm.Machine.CPUTemplate = "T2" }, "cpu_template", `"T2"`},
+		{"flags of a leaf", func(vm *VM) { vm.CPUConfig.CPUIDModifiers[0].Flags = 8 }, "cpu-config/cpuid_modifiers[0]/flags", "8"},
+		{"register", func(vm *VM) { vm.CPUConfig.CPUIDModifiers[0].Modifiers[0].Register = "EAX" }, "cpu-config/cpuid_modifiers[0]/modifiers[0]/register", `"EAX"`},
 		{"dirty pages", func(vm *VM) { vm.Machine.TrackDirtyPages = true }, "track_dirty_pages", "true"},
 		{"huge pages", func(vm *VM) { vm.Machine.HugePages = "1G" }, "huge_pages", `"1G"`},
 		{"half a huge page", func(vm *VM) { vm.Machine.HugePages, vm.Machine.MemSizeMiB = "2M", 129 }, "mem_size_mib", `129`},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,9 +37,9 @@ type System struct {
 	f *os.File
 }
 
-// Open opens /dev/kvm and checks the API's version and the capabilities that every machine uses. path is "/dev/kvm" when
-// empty. Errors wrap ErrUnusable.
-func Open(path string) (*System, error) {
+// Open opens /dev/kvm and checks the API's version and the capabilities that every machine uses, those in unchecked excepted.
+// path is "/dev/kvm" when empty. Errors wrap ErrUnusable.
+func Open(path string, unchecked ...Capability) (*System, error) {
 	if path == "" {
 		path = "/dev/kvm"
 	}
@@ -53,7 +54,7 @@ func Open(path string) (*System, error) {
 		err = fmt.Errorf("KVM_GET_API_VERSION: got %d, want %d", v, APIVersion)
 	}
 	if err == nil {
-		err = checkRequired(s.CheckExtension)
+		err = checkRequired(s.CheckExtension, unchecked)
 	}
 	if err != nil {
 		s.Close()
@@ -63,8 +64,11 @@ func Open(path string) (*System, error) {
 }
 
 // checkRequired names the first capability that is missing.
-func checkRequired(check func(Capability) (int, error)) error {
+func checkRequired(check func(Capability) (int, error), unchecked []Capability) error {
 	for _, r := range required {
+		if slices.Contains(unchecked, r.cap) {
+			continue
+		}
 		n, err := check(r.cap)
 		if err == nil && n <= 0 {
 			err = errors.New("missing, so this kernel is too old or built without it")

@@ -8,7 +8,7 @@ import (
 
 // Each capability is asked for, and named where it is missing.
 func TestMissingCapabilityIsNamed(t *testing.T) {
-	if err := checkRequired(func(Capability) (int, error) { return 1, nil }); err != nil {
+	if err := checkRequired(func(Capability) (int, error) { return 1, nil }, nil); err != nil {
 		t.Errorf("with all of them: %v", err)
 	}
 	want := map[Capability]string{
@@ -17,14 +17,18 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 		136: "KVM_CAP_IMMEDIATE_EXIT",
 	}
 	for missing, name := range want {
-		err := checkRequired(func(c Capability) (int, error) {
+		check := func(c Capability) (int, error) {
 			if c == missing {
 				return 0, nil
 			}
 			return 1, nil
-		})
+		}
+		err := checkRequired(check, nil)
 		if err == nil || !strings.Contains(err.Error(), name+": missing") {
 			t.Errorf("without %s (%d): %v", name, missing, err)
+		}
+		if err := checkRequired(check, []Capability{1000, missing}); err != nil {
+			t.Errorf("without %s (%d), which is not to be checked: %v", name, missing, err)
 		}
 	}
 }
@@ -45,6 +49,7 @@ func TestStructureSizes(t *testing.T) {
 		{"kvm_fpu", kvmSetFPU, unsafe.Sizeof(FPU{})},
 		{"kvm_lapic_state", kvmSetLAPIC, unsafe.Sizeof(LAPIC{})},
 		{"kvm_cpuid2", kvmSetCPUID2, unsafe.Offsetof(cpuidList{}.Entries)},
+		{"kvm_msrs, read", kvmGetMSRs, unsafe.Offsetof(msrList{}.Entries)},
 		{"kvm_msrs", kvmSetMSRs, unsafe.Offsetof(msrList{}.Entries)},
 	} {
 		if want := c.req >> 16 & 0x3fff; c.size != want {
@@ -71,5 +76,35 @@ func TestExitDecodingIsBounded(t *testing.T) {
 	u[16] = 9
 	if _, err := v.MMIO(); err == nil {
 		t.Fatal("MMIO() accepted nine bytes")
+	}
+}
+
+// A list is cut into calls of at most 64 registers, and what each has read is put where it belongs.
+func TestMSRBatches(t *testing.T) {
+	for _, n := range []int{0, 1, 64, 65, 200} {
+		msrs := make([]MSR, n)
+		for i := range msrs {
+			msrs[i].Index = uint32(i)
+		}
+		calls := 0
+		err := inBatches(msrs, func(l *msrList, batch []MSR) error {
+			calls++
+			if int(l.N) != len(batch) || l.N > maxMSRs {
+				t.Errorf("of %d: a call with %d for %d", n, l.N, len(batch))
+			}
+			for i := range batch {
+				l.Entries[i].Data = uint64(l.Entries[i].Index) * 3
+			}
+			copy(batch, l.Entries[:])
+			return nil
+		})
+		if err != nil || calls != (n+63)/64 {
+			t.Errorf("%d in %d calls: %v", n, calls, err)
+		}
+		for i, m := range msrs {
+			if m.Index != uint32(i) || m.Data != uint64(i)*3 {
+				t.Errorf("of %d: register %d is %+v", n, i, m)
+			}
+		}
 	}
 }

@@ -22,6 +22,7 @@ const (
 	kvmSetRegs            = 0x4090ae82
 	kvmGetSregs           = 0x8138ae83
 	kvmSetSregs           = 0x4138ae84
+	kvmGetMSRs            = 0xc008ae88
 	kvmSetMSRs            = 0x4008ae89
 	kvmSetFPU             = 0x41a0ae8d
 	kvmGetLAPIC           = 0x8400ae8e
@@ -135,13 +136,6 @@ type FPU struct {
 // LAPIC is struct kvm_lapic_state: the local APIC's register page.
 type LAPIC [1024]byte
 
-// MSR is struct kvm_msr_entry.
-type MSR struct {
-	Index uint32
-	_     uint32
-	Data  uint64
-}
-
 // CPUID is struct kvm_cpuid_entry2.
 type CPUID struct {
 	Function, Index, Flags uint32
@@ -152,19 +146,11 @@ type CPUID struct {
 // CPUIDSignificantIndex in CPUID.Flags: the entry is for one subleaf only.
 const CPUIDSignificantIndex = 1
 
-const (
-	maxCPUID = 256
-	maxMSRs  = 64
-)
+const maxCPUID = 256
 
 type cpuidList struct {
 	N, _    uint32
 	Entries [maxCPUID]CPUID
-}
-
-type msrList struct {
-	N, _    uint32
-	Entries [maxMSRs]MSR
 }
 
 // SupportedCPUID is what the host's CPU and KVM can offer a guest (KVM API 4.46).
@@ -185,20 +171,6 @@ func (v *VCPU) SetCPUID(entries []CPUID) error {
 	l := cpuidList{N: uint32(len(entries))}
 	copy(l.Entries[:], entries)
 	return ioctlPtr(v.fd, "KVM_SET_CPUID2", kvmSetCPUID2, &l)
-}
-
-// SetMSRs writes model-specific registers, at most 64, and names the first that KVM refuses (KVM API 4.19).
-func (v *VCPU) SetMSRs(msrs []MSR) error {
-	if len(msrs) > maxMSRs {
-		return fmt.Errorf("KVM_SET_MSRS: %d entries: want at most %d", len(msrs), maxMSRs)
-	}
-	l := msrList{N: uint32(len(msrs))}
-	copy(l.Entries[:], msrs)
-	n, err := ioctlPtrValue(v.fd, "KVM_SET_MSRS", kvmSetMSRs, &l)
-	if err == nil && int(n) < len(msrs) {
-		err = fmt.Errorf("KVM_SET_MSRS: MSR %#x = %#x refused", msrs[n].Index, msrs[n].Data)
-	}
-	return err
 }
 
 // Regs reads the general registers (KVM API 4.11).
