@@ -24,17 +24,20 @@ type Base struct {
 }
 
 // Prepare begins to make a Base. Errors are New's to return. path is the KVM device; empty for /dev/kvm.
-func Prepare(path string) *Base {
+func Prepare(path string) *Base { return prepare(path, nil) }
+
+// prepare is Prepare without the check for some of KVM's capabilities.
+func prepare(path string, unchecked []kvm.Capability) *Base {
 	b := &Base{made: make(chan struct{})}
 	go func() {
 		defer close(b.made)
-		b.err = b.open(path)
+		b.err = b.open(path, unchecked)
 	}()
 	return b
 }
 
-func (b *Base) open(path string) (err error) {
-	if b.sys, err = kvm.Open(path); err != nil {
+func (b *Base) open(path string, unchecked []kvm.Capability) (err error) {
+	if b.sys, err = kvm.Open(path, unchecked...); err != nil {
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	}
 	if b.vm, err = b.sys.CreateVM(); err != nil {
@@ -43,12 +46,15 @@ func (b *Base) open(path string) (err error) {
 	return createChips(b.vm)
 }
 
-// own gives the base to its first caller, and others one of their own, as if it were nil.
-func (b *Base) own(path string) *Base {
+// own gives the base to its first caller, and others one of their own, as if it were nil. So it does where less of KVM is to be checked for.
+func (b *Base) own(path string, unchecked []kvm.Capability) *Base {
 	if b != nil && b.owned.CompareAndSwap(false, true) {
-		return b
+		if len(unchecked) == 0 {
+			return b
+		}
+		_ = b.release() // nothing that it could tell matters to the other
 	}
-	b = Prepare(path)
+	b = prepare(path, unchecked)
 	b.owned.Store(true)
 	return b
 }

@@ -92,12 +92,12 @@ func (m *Machine) Resume(context.Context) error {
 	return nil
 }
 
-// SendCtrlAltDel presses the keys on the guest's keyboard.
+// SendCtrlAltDel presses the keys on the guest's keyboard. A paused guest sees it once it is resumed.
 func (m *Machine) SendCtrlAltDel(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.State() != config.Running {
-		return m.wrongState("Ctrl+Alt+Del")
+	if err := m.canUpdate("Ctrl+Alt+Del"); err != nil {
+		return err
 	}
 	return m.i8042.CtrlAltDel()
 }

@@ -72,7 +72,8 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 			err = errors.Join(err, m.release(true))
 		}
 	}()
-	base := opts.Base.own(opts.KVMPath)
+	unchecked, required := capabilities(cfg.CPUConfig)
+	base := opts.Base.own(opts.KVMPath, unchecked)
 	defer base.release()
 	// What needs no VM comes first: KVM may still be at it.
 	if m.mem, err = memory.New(uint64(cfg.Machine.MemSizeMiB)<<20, pages(&cfg)); err != nil {
@@ -86,6 +87,9 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	opts.Timeline.Mark("kernel")
 	sys, err := m.addVM(base, &cfg)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkCapabilities(sys, required); err != nil {
 		return nil, err
 	}
 	opts.Timeline.Mark("kvm")
@@ -103,7 +107,7 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 		return nil, err
 	}
 	opts.Timeline.Mark("devices")
-	if err := m.createVCPUs(sys, cfg.Machine.VCPUCount, entry); err != nil {
+	if err := m.createVCPUs(sys, &cfg, entry); err != nil {
 		return nil, err
 	}
 	if opts.Latencies {

@@ -63,8 +63,9 @@ func (m *Machine) writeTables(cfg *config.VM) error {
 	return boot.WriteACPI(m.mem, acpi)
 }
 
-// createVCPUs makes the vCPUs, the first at the kernel's entry.
-func (m *Machine) createVCPUs(sys *kvm.System, count int, entry boot.Entry) error {
+// createVCPUs makes the vCPUs, the first at the kernel's entry. The order is KVM's and the templates': what KVM supports, changed by the
+// template, then by what a machine needs; only a vCPU that has its CPUID has the MSRs that go with it.
+func (m *Machine) createVCPUs(sys *kvm.System, cfg *config.VM, entry boot.Entry) error {
 	supported, err := sys.SupportedCPUID()
 	if err != nil {
 		return err
@@ -73,14 +74,22 @@ func (m *Machine) createVCPUs(sys *kvm.System, count int, entry boot.Entry) erro
 	if err != nil {
 		return err
 	}
-	for id := range count {
+	template, err := cpu.NewTemplate(cfg.Machine.CPUTemplate, cfg.CPUConfig, supported)
+	if err != nil {
+		return err
+	}
+	if supported, err = template.CPUID(supported); err != nil {
+		return err
+	}
+	model := cpu.NewModel(supported, cpu.Host{CPUID: cpu.HostCPUID, TSCDeadline: deadline != 0})
+	for id := range cfg.Machine.VCPUCount {
 		fd, err := m.vm.CreateVCPU(id)
 		if err != nil {
 			return err
 		}
 		v := newVCPU(id, fd)
 		m.vcpus = append(m.vcpus, v)
-		err = cpu.Init(fd, cpu.CPUID(supported, cpu.Topology{ID: id, Count: count}, deadline != 0))
+		err = cpu.Init(fd, model.VCPU(cpu.Topology{ID: id, Count: cfg.Machine.VCPUCount, SMT: cfg.Machine.SMT}), template)
 		if err == nil && id == 0 {
 			err = cpu.Start(fd, entry)
 		}

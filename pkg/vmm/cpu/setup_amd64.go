@@ -22,9 +22,13 @@ const (
 	mxcsrReset  = 0x1f80
 )
 
-// Init gives a vCPU its CPUID, its MSRs and its local APIC. CPUID comes first: KVM answers MSRs by it.
-func Init(v *kvm.VCPU, cpuid []kvm.CPUID) error {
+// Init gives a vCPU its CPUID, its MSRs and its local APIC. CPUID comes first: KVM answers MSRs by it. What a kernel expects from firmware
+// comes after the template's MSRs.
+func Init(v *kvm.VCPU, cpuid []kvm.CPUID, t *Template) error {
 	if err := v.SetCPUID(cpuid); err != nil {
+		return err
+	}
+	if err := t.applyMSRs(v); err != nil {
 		return err
 	}
 	if err := v.SetMSRs(bootMSRs()); err != nil {

@@ -5,8 +5,13 @@ import (
 	"fmt"
 )
 
-// ErrNoMSR says that KVM does not have a model-specific register, or not on this host.
-var ErrNoMSR = errors.New("no such MSR on this host")
+// Errors of MSRs and SetMSRs, which name the register.
+var (
+	// ErrNoMSR says that KVM does not have a model-specific register, or not on this host.
+	ErrNoMSR = errors.New("this host's KVM has no such register")
+	// ErrMSRValue says that KVM refuses a value, or has no such register.
+	ErrMSRValue = errors.New("this host's KVM refuses it")
+)
 
 // MSR is struct kvm_msr_entry.
 type MSR struct {
@@ -37,13 +42,13 @@ func (v *VCPU) MSRs(msrs []MSR) error {
 	})
 }
 
-// SetMSRs writes model-specific registers in order, and names the first that KVM refuses (KVM API 4.19). Those before it are written
-// by then.
+// SetMSRs writes model-specific registers in order (KVM API 4.19). An error names the first that KVM refuses, and wraps ErrMSRValue; those
+// before it are written by then.
 func (v *VCPU) SetMSRs(msrs []MSR) error {
 	return inBatches(msrs, func(l *msrList, batch []MSR) error {
 		n, err := ioctlPtrValue(v.fd, "KVM_SET_MSRS", kvmSetMSRs, l)
 		if err == nil && int(n) < len(batch) {
-			err = fmt.Errorf("KVM_SET_MSRS: MSR %#x = %#x refused", batch[n].Index, batch[n].Data)
+			err = fmt.Errorf("KVM_SET_MSRS: MSR %#x = %#x: %w", batch[n].Index, batch[n].Data, ErrMSRValue)
 		}
 		return err
 	})
