@@ -11,6 +11,7 @@
 //	GET   /version            firecracker_version
 //	GET   /vm/config          everything that has been configured, with defaults filled in
 //	GET   /machine-config     PUT and PATCH too
+//	PUT   /cpu-config         a custom CPU template, in place of machine-config's cpu_template: the last one named counts
 //	PUT   /boot-source
 //	PUT   /drives/{id}
 //	PATCH /drives/{id}        after the start: path_on_host, rate_limiter

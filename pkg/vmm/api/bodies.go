@@ -10,16 +10,38 @@ import (
 // One function for each kind of body, from a request or from a configuration file: decode, then check all that depends
 // neither on the rest of the machine nor on the host.
 
+// machine is a body for /machine-config. As in Firecracker, a PUT starts from the defaults but for the CPU template, which stays what it
+// is until the body names another, "None" included.
 func (d document) machine(m member, current config.Machine, patch bool) (config.Machine, error) {
-	s := schema{inert: map[string][]string{"cpu_template": {`"None"`}}}
+	var s schema
 	if !patch {
-		current = config.Machine{}
+		current = config.Machine{CPUTemplate: current.CPUTemplate}
 		s.required = []string{"vcpu_count", "mem_size_mib"}
 	}
 	if err := d.fill(m.raw, m.at, &current, s); err != nil {
 		return current, err
 	}
 	return current, current.Validate()
+}
+
+// says lists the keys of an object whose values are not null.
+func (d document) says(m member) (keys []string, err error) {
+	ms, err := d.members("", m.raw, m.at)
+	for _, v := range ms {
+		if string(v.raw) != "null" {
+			keys = append(keys, v.key)
+		}
+	}
+	return keys, err
+}
+
+// cpuConfig is a body for /cpu-config. What is for ARM CPUs asks for something else here.
+func (d document) cpuConfig(m member) (*config.CPUConfig, error) {
+	var c config.CPUConfig
+	if err := d.fill(m.raw, m.at, &c, schema{inert: map[string][]string{"reg_modifiers": {"[]"}, "vcpu_features": {"[]"}}}); err != nil {
+		return nil, err
+	}
+	return &c, c.Validate()
 }
 
 func (d document) bootSource(m member) (*config.BootSource, error) {

@@ -42,8 +42,15 @@ type schema struct {
 // partSchema is for the structs inside of others.
 func partSchema(v reflect.Value, name string) schema {
 	s := schema{of: name + "/"}
-	if v.Type() == reflect.TypeFor[config.TokenBucket]() {
+	switch v.Type() {
+	case reflect.TypeFor[config.TokenBucket]():
 		s.required = []string{"size", "refill_time"}
+	case reflect.TypeFor[config.CPUIDModifier]():
+		s.required = []string{"leaf", "subleaf", "flags", "modifiers"}
+	case reflect.TypeFor[config.RegisterModifier]():
+		s.required = []string{"register", "bitmap"}
+	case reflect.TypeFor[config.MSRModifier]():
+		s.required = []string{"addr", "bitmap"}
 	}
 	return s
 }
@@ -170,6 +177,11 @@ func (d document) fill(raw []byte, at int, into any, s schema) error {
 			if err := d.fill(m.raw, m.at, field.Interface(), partSchema(field.Elem(), s.of+m.key)); err != nil {
 				return err
 			}
+			continue
+		}
+		if done, err := d.fillSpecial(m, field, s.of+m.key); err != nil {
+			return err
+		} else if done {
 			continue
 		}
 		if err := json.Unmarshal(m.raw, field.Addr().Interface()); err != nil {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
@@ -33,6 +34,9 @@ func (s *Server) Configure(ctx context.Context, text []byte) error {
 				return fmt.Errorf("%s: %w", shorten(m.key), err)
 			}
 		}
+		if vm.CPUConfig != nil {
+			vm.Machine.CPUTemplate = "" // as in Firecracker, whatever the order of the sections
+		}
 		if err := vm.Validate(); err != nil {
 			return err
 		}
@@ -48,14 +52,14 @@ func (s *Server) Configure(ctx context.Context, text []byte) error {
 func (d document) section(vm *config.VM, m member) error {
 	null := string(m.raw) == "null"
 	switch m.key {
-	case "balloon", "cpu-config", "pmem", "memory-hotplug":
+	case "balloon", "pmem", "memory-hotplug":
 		if v := compact(m.raw); !null && v != "[]" && v != "{}" {
 			return d.errorAt(m.at, "not supported: want null")
 		}
 		return nil
-	case "boot-source", "machine-config", "drives", "filesystems", "network-interfaces", "vsock", "entropy", "serial", "mmds-config":
+	case "boot-source", "cpu-config", "machine-config", "drives", "filesystems", "network-interfaces", "vsock", "entropy", "serial", "mmds-config":
 	default:
-		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, drives, entropy, filesystems, logger, machine-config, metrics, mmds-config, network-interfaces, serial, vsock")
+		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, cpu-config, drives, entropy, filesystems, logger, machine-config, metrics, mmds-config, network-interfaces, serial, vsock")
 	}
 	if null {
 		return nil
@@ -73,8 +77,10 @@ func (d document) section(vm *config.VM, m member) error {
 		return setPart(vm, d, m, document.mmds, setMMDS)
 	case "machine-config":
 		mach, err := d.machine(m, config.Machine{}, false)
-		vm.Machine = mach
+		setMachine(vm, mach, false)
 		return err
+	case "cpu-config":
+		return setPart(vm, d, m, document.cpuConfigOrPath, setCPUConfig)
 	}
 	es, err := d.elements(m)
 	if err != nil {
@@ -94,6 +100,27 @@ func (d document) section(vm *config.VM, m member) error {
 		}
 	}
 	return nil
+}
+
+// cpuConfigOrPath is a CPU template, or the path of a file that has one.
+func (d document) cpuConfigOrPath(m member) (*config.CPUConfig, error) {
+	var path string
+	if json.Unmarshal(m.raw, &path) != nil {
+		return d.cpuConfig(m)
+	}
+	text, err := readFile("cpu-config", path)
+	if err != nil {
+		return nil, err
+	}
+	file := document{text: text}
+	if err := file.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", shorten(path), err)
+	}
+	c, err := file.cpuConfig(member{raw: text})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", shorten(path), err)
+	}
+	return c, nil
 }
 
 func setPart[T any](vm *config.VM, d document, m member, as func(document, member) (T, error), into func(*config.VM, T) error) error {

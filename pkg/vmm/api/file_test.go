@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -55,11 +56,24 @@ func TestConfigure(t *testing.T) {
 		{"bad metrics", `{` + boot + `, "metrics": {"metrics_path": "/nope/m"}}`, `metrics: metrics_path is "/nope/m"`},
 		{"metrics without a path", `{` + boot + `, "metrics": {"emit_id": true}}`, "metrics: missing field `metrics_path`"},
 		{"mmds-config without its interface", `{` + boot + `, "mmds-config": {"network_interfaces": ["eth0"]}}`, `mmds-config/network_interfaces is "eth0": want the id of a network interface`},
+		{"CPU template", `{` + boot + `, "cpu-config": {"msr_modifiers": [{"addr": "0x1", "bitmap": "0b1"}]}}`, ""},
+		{"CPU template's field", `{` + boot + `, "cpu-config": {"msr_modifiers": [{"addr": "0x1"}]}}`, "cpu-config: missing field `msr_modifiers[0]/bitmap` at line 1"},
+		{"CPU template in a file", `{` + boot + `, "cpu-config": "$D/template"}`, ""},
+		{"both templates", `{"cpu-config": "$D/template", ` + boot + `, "machine-config": {"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "T2"}}`, ""},
+		{"CPU template's file", `{` + boot + `, "cpu-config": "/nope"}`, `cpu-config is "/nope": want a readable file (no such file or directory)`},
+		{"CPU template in a folder", `{` + boot + `, "cpu-config": "$D"}`, "want a readable file"},
+		{"no CPU template in a file", `{` + boot + `, "cpu-config": "$D/disk"}`, "invalid character 'd' looking for beginning of value at line 1 column 1"},
+		{"wrong CPU template in a file", `{` + boot + `, "cpu-config": "$D/wrong"}`, "unknown field `x`, expected one of `cpuid_modifiers`"},
 		{"unknown field", `{` + boot + `, "vsock": {"guest_cid": 3, "uds_path": "v", "cid": 3}}`, "vsock: unknown field `cid`"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
+			for name, text := range map[string]string{"template": `{"msr_modifiers": [{"addr": "0x1", "bitmap": "0b1"}]}`, "wrong": `{"x": 1}`} {
+				if err := os.WriteFile(b.dir+"/"+name, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			before := b.must(t, "GET", "/vm/config", "")
 			err := b.Configure(context.Background(), []byte(strings.ReplaceAll(tt.text, "$D", b.dir)))
 			if tt.fault == "" {
@@ -68,6 +82,9 @@ func TestConfigure(t *testing.T) {
 				}
 				if err := b.Start(context.Background()); err != nil || len(b.booted) != 1 {
 					t.Fatalf("booted %v, %v", b.booted, err)
+				}
+				if c := b.booted[0].CPUConfig; (c != nil && len(c.MSRModifiers) == 1) != strings.Contains(tt.name, "template") {
+					t.Errorf("booted with CPU template %+v", c)
 				}
 				return
 			}

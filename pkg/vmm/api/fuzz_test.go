@@ -19,6 +19,8 @@ func FuzzAPI(f *testing.F) {
 		{"GET", "/vm/config", ""},
 		{"PUT", "/machine-config", `{"vcpu_count": 2, "mem_size_mib": 256, "cpu_template": null}`},
 		{"PATCH", "/machine-config", `{"mem_size_mib": 1e3}`},
+		{"PUT", "/cpu-config", `{"kvm_capabilities": ["!56"], "cpuid_modifiers": [{"leaf": "0x7", "subleaf": "0", "flags": 1, "modifiers": [{"register": "ebx", "bitmap": "0b1x_0"}]}]}`},
+		{"PUT", "/cpu-config", `{"msr_modifiers": [{"addr": "0b1", "bitmap": "0b1x"}, {"addr": "0xffffffff", "bitmap": ""}]}`},
 		{"PUT", "/boot-source", `{"kernel_image_path": "/proc/self/exe", "boot_args": "quiet\u0000"}`},
 		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "/proc/self/exe", "is_root_device": true, "is_read_only": true}`},
 		{"PATCH", "/drives/a", `{"drive_id": "a", "path_on_host": "/x"}`},
@@ -90,6 +92,7 @@ func FuzzAPI(f *testing.F) {
 // FuzzConfigFile: a document is taken whole or refused whole, with its place.
 func FuzzConfigFile(f *testing.F) {
 	f.Add([]byte(`{"boot-source": {"kernel_image_path": "/proc/self/exe"}, "drives": [{"drive_id": "a", "path_on_host": "/proc/self/exe", "is_root_device": true, "is_read_only": true}]}`))
+	f.Add([]byte(`{"cpu-config": {"kvm_capabilities": ["!1"], "cpuid_modifiers": [{"leaf": "0x7", "subleaf": "0", "flags": 1, "modifiers": [{"register": "eax", "bitmap": "0b1x"}]}]}}`))
 	f.Add([]byte(`{"boot-source": null, "balloon": {}, "drives": null, "vsock": [], "serial": {}}`))
 	f.Add([]byte(`[`))
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -39,6 +40,24 @@ func within(ctx context.Context, field, path string, look func() error) error {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the host to open %s %s: %w", field, strconv.Quote(shorten(path)), context.Cause(ctx))
 	}
+}
+
+// readFile reads a regular file of at most MaxConfigFile bytes that a field names.
+func readFile(field, path string) ([]byte, error) {
+	want := fmt.Sprintf("a readable file of at most %d bytes", MaxConfigFile)
+	if err := checkOpens(field, path, os.O_RDONLY, false); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, hostError(field, path, want, err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, MaxConfigFile+1))
+	if err != nil || len(text) > MaxConfigFile {
+		return nil, hostError(field, path, want, err)
+	}
+	return text, nil
 }
 
 func checkBootSource(b *config.BootSource) error {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
@@ -72,6 +74,8 @@ func route(method, path string) (handler, string) {
 		return (*Server).getMachine, ""
 	case "PUT machine-config", "PATCH machine-config":
 		return (*Server).putMachine, ""
+	case "PUT cpu-config":
+		return (*Server).putCPUConfig, ""
 	case "PUT boot-source":
 		return (*Server).putBootSource, ""
 	case "PUT vsock":
@@ -131,11 +135,11 @@ func (s *Server) getMachine(context.Context, request) (any, error) {
 }
 
 func (s *Server) putMachine(ctx context.Context, r request) (any, error) {
+	patch := r.method == http.MethodPatch
+	var template bool
 	apply := func(vm *config.VM) error {
-		m, err := decode(r, func(d document, m member) (config.Machine, error) {
-			return d.machine(m, vm.Machine, r.method == http.MethodPatch)
-		})
-		vm.Machine = m
+		m, err := decode(r, func(d document, m member) (config.Machine, error) { return d.machine(m, vm.Machine, patch) })
+		setMachine(vm, m, template)
 		return err
 	}
 	// First on a copy: a body that is wrong is called wrong in any state.
@@ -143,7 +147,25 @@ func (s *Server) putMachine(ctx context.Context, r request) (any, error) {
 	if err := apply(&vm); err != nil {
 		return nil, err
 	}
+	says, err := decode(r, document.says)
+	switch {
+	case err != nil:
+		return nil, err
+	case patch && len(says) == 0:
+		return nil, emptyError(r.method)
+	}
+	if template = slices.Contains(says, "cpu_template"); template {
+		log.G(ctx).Warnf("%s /machine-config: cpu_template field is deprecated.", r.method)
+	}
 	return nil, s.control.configure(ctx, apply)
+}
+
+func (s *Server) putCPUConfig(ctx context.Context, r request) (any, error) {
+	c, err := decode(r, document.cpuConfig)
+	if err != nil {
+		return nil, err
+	}
+	return set(ctx, s.control, c, setCPUConfig)
 }
 
 func (s *Server) putBootSource(ctx context.Context, r request) (any, error) {

@@ -118,11 +118,16 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (_ any, err error
 		//lint:ignore ST1005 Firecracker's sentence
 		return nil, errors.New("GET request cannot have a body.")
 	case r.Method != http.MethodGet && len(body) == 0:
-		//lint:ignore ST1005 Firecracker's sentence
-		return nil, fmt.Errorf("Empty %s request.", r.Method)
+		return nil, emptyError(r.Method)
 	}
 	answer, err := h(s, r.Context(), request{method: r.Method, id: id, body: body})
 	return answer, err
+}
+
+// emptyError is for a request that asks for nothing.
+func emptyError(method string) error {
+	//lint:ignore ST1005 Firecracker's sentence
+	return fmt.Errorf("Empty %s request.", method)
 }
 
 type tooLargeError struct{ limit int64 }

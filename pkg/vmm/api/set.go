@@ -14,6 +14,20 @@ func setBootSource(vm *config.VM, b *config.BootSource) error {
 	return checkBootSource(b)
 }
 
+// setMachine sets the size. A CPU template that it names takes a custom one's place.
+func setMachine(vm *config.VM, m config.Machine, template bool) {
+	vm.Machine = m
+	if template {
+		vm.CPUConfig = nil
+	}
+}
+
+// setCPUConfig sets a custom CPU template, which takes a named one's place.
+func setCPUConfig(vm *config.VM, c *config.CPUConfig) error {
+	vm.CPUConfig, vm.Machine.CPUTemplate = c, ""
+	return nil
+}
+
 // setDrive replaces the drive of the same id, or adds it.
 func setDrive(vm *config.VM, d config.Drive) error {
 	i := slices.IndexFunc(vm.Drives, func(old config.Drive) bool { return old.DriveID == d.DriveID })
