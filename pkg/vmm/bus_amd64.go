@@ -8,12 +8,14 @@ import (
 
 // I/O ports and interrupts of the legacy devices.
 const (
-	serialPort   = 0x3f8
-	serialGSI    = 4
-	keyboardGSI  = 1
-	panicPort    = 0x505
-	sleepControl = 0x600
-	sleepStatus  = 0x601
+	serialPort  = 0x3f8
+	serialGSI   = 4
+	keyboardGSI = 1
+	// generationGSI is COM2's on a PC, which is not here.
+	generationGSI = 3
+	panicPort     = 0x505
+	sleepControl  = 0x600
+	sleepStatus   = 0x601
 )
 
 // MMIO. Windows of virtio devices follow the boot timer's, a page each; their GSIs count from firstGSI.

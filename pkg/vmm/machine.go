@@ -35,6 +35,8 @@ type Machine struct {
 	i8042   *legacy.I8042
 	sleep   legacy.SleepControl
 	pvpanic legacy.PVPanic
+	// generation is what the guest is told to be a copy by.
+	generation generation
 	// bootTimer is nil in a machine without one.
 	bootTimer *legacy.BootTimer
 	devices   []*device

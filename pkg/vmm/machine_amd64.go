@@ -31,7 +31,7 @@ func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
 		return err
 	}
 	lines := make(map[uint32]*irqLine)
-	for _, gsi := range []uint32{serialGSI, keyboardGSI} {
+	for _, gsi := range []uint32{serialGSI, keyboardGSI, generationGSI} {
 		l := newIRQLine(m.vm, gsi)
 		m.files = append(m.files, l)
 		lines[gsi] = l
@@ -44,7 +44,12 @@ func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
 	m.i8042 = legacy.NewI8042(lines[keyboardGSI], func() { m.finish(Exit{Reason: Rebooted}) })
 	m.sleep = legacy.SleepControl{TypeS5: boot.SleepTypeS5, Off: func() { m.finish(Exit{Reason: PoweredOff}) }}
 	m.pvpanic = legacy.PVPanic{Panicked: func() { m.finish(Exit{Reason: Panicked}) }}
-	return nil
+	id, err := m.mem.Slice(boot.GenerationAddr, boot.GenerationSize)
+	if err != nil {
+		return fmt.Errorf("generation id: %w", err)
+	}
+	m.generation = generation{id: id, irq: lines[generationGSI]}
+	return m.generation.renew()
 }
 
 // writeTables writes the firmware's tables, which tell of the devices.
@@ -54,8 +59,9 @@ func (m *Machine) writeTables(cfg *config.VM) error {
 		SleepControl: sleepControl, SleepStatus: sleepStatus,
 		ResetPort: legacy.I8042Command, ResetValue: legacy.I8042Reset,
 		SerialPort: serialPort, SerialGSI: serialGSI,
-		KeyboardGSI: keyboardGSI,
-		PanicPort:   panicPort,
+		KeyboardGSI:   keyboardGSI,
+		PanicPort:     panicPort,
+		GenerationGSI: generationGSI,
 	}
 	for _, d := range m.devices {
 		acpi.Windows = append(acpi.Windows, d.window)

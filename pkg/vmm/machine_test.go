@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
@@ -194,6 +195,12 @@ func TestPauseResume(t *testing.T) {
 	if err := m.Pause(ctx); err == nil {
 		t.Error("a machine that was not started was paused")
 	}
+	if err := m.Resume(ctx); err == nil {
+		t.Error("a machine that was not started was resumed")
+	}
+	if err := m.SendCtrlAltDel(ctx); err == nil {
+		t.Error("a machine that was not started has keys")
+	}
 	if err := m.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -213,6 +220,9 @@ func TestPauseResume(t *testing.T) {
 		}
 		if err := m.Pause(ctx); err != nil {
 			t.Error(err)
+		}
+		if err := m.SendCtrlAltDel(ctx); err != nil && !errdefs.IsUnavailable(err) { // nobody reads the keyboard
+			t.Errorf("Ctrl+Alt+Del while paused: %v", err)
 		}
 		for range 2 {
 			if err := m.Resume(ctx); err != nil {

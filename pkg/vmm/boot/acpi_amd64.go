@@ -33,6 +33,8 @@ type ACPI struct {
 	KeyboardGSI uint32
 	// PanicPort is pvpanic's I/O port.
 	PanicPort uint16
+	// GenerationGSI is raised when the generation id at GenerationAddr has changed.
+	GenerationGSI uint32
 }
 
 // SleepTypeS5 is the sleep type that the guest writes to power off.
@@ -177,7 +179,25 @@ func (a *ACPI) dsdt() []byte {
 			amlName("_HID", amlString("QEMU0001")),
 			amlName("_STA", amlInt(0xf)),
 			amlName("_CRS", amlResources(resIO(a.PanicPort, 1)))))
+	devices = append(devices, a.generation()...)
 	return concat(
 		amlScope("\\_SB_", devices...),
 		amlName("_S5_", amlList(amlInt(SleepTypeS5), amlInt(0), amlInt(0), amlInt(0))))
+}
+
+// generation is a VM generation counter, by Firecracker's names, and the Generic Event Device (ACPI 6.5 §5.6.9) that turns its interrupt into
+// the notification that the counter's driver waits for: the id is another one.
+func (a *ACPI) generation() [][]byte {
+	const name, changed = "VGEN", 0x80
+	return [][]byte{
+		amlDevice(name,
+			amlName("_HID", amlString("VMGENCTR")),
+			amlName("_CID", amlString("VM_Gen_Counter")),
+			amlName("_DDN", amlString("VM_Gen_Counter")),
+			amlName("ADDR", amlList(amlInt(GenerationAddr), amlInt(0)))),
+		amlDevice("GED_",
+			amlName("_HID", amlString("ACPI0013")),
+			amlName("_CRS", amlResources(resInterrupt(a.GenerationGSI))),
+			amlMethod("_EVT", 1, amlIfArg0(uint64(a.GenerationGSI), amlNotify(name, changed)))),
+	}
 }

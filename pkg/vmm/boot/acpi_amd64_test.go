@@ -3,11 +3,15 @@ package boot
 import (
 	"bytes"
 	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 )
 
 func testACPI(cpus, windows int) ACPI {
-	a := ACPI{CPUs: cpus, SleepControl: 0x600, SleepStatus: 0x601, ResetPort: 0x64, ResetValue: 0xfe, SerialPort: 0x3f8, SerialGSI: 4, KeyboardGSI: 1, PanicPort: 0x505}
+	a := ACPI{CPUs: cpus, SleepControl: 0x600, SleepStatus: 0x601, ResetPort: 0x64, ResetValue: 0xfe, SerialPort: 0x3f8, SerialGSI: 4, KeyboardGSI: 1, PanicPort: 0x505, GenerationGSI: 3}
 	for i := range windows {
 		a.Windows = append(a.Windows, Window{Addr: 0xc0001000 + uint32(i)*4096, Size: 4096, GSI: 5 + uint32(i)})
 	}
@@ -64,6 +68,56 @@ func TestACPITables(t *testing.T) {
 	n := 1 + pkgLength(t, body[1:])
 	if want := amlName("_S5_", amlList(amlInt(5), amlInt(0), amlInt(0), amlInt(0))); !bytes.Equal(body[n:], want) {
 		t.Errorf("behind the scope: %x, want %x", body[n:], want)
+	}
+}
+
+// The generation counter as a driver looks for it: its identifiers, the id's address in two halves, and the event device's method, which
+// notifies it for its interrupt and no other.
+func TestACPIGeneration(t *testing.T) {
+	a := testACPI(1, 0)
+	dsdt := a.dsdt()
+	for what, want := range map[string][]byte{
+		"_HID":    []byte("\x08_HID\x0dVMGENCTR\x00"),
+		"_CID":    []byte("\x08_CID\x0dVM_Gen_Counter\x00"),
+		"ADDR":    []byte("\x08ADDR\x12\x08\x02\x0c\xf0\xff\x0d\x00\x00"),
+		"the GED": []byte("\x08_HID\x0dACPI0013\x00\x08_CRS\x11\x0e\x0a\x0b\x89\x06\x00\x03\x01\x03\x00\x00\x00\x79\x00"),
+		"_EVT":    []byte("\x14\x19_EVT\x09\xa0\x12\x93\x68\x0a\x03\x86\\\x2e_SB_VGEN\x0a\x80"),
+	} {
+		if bytes.Count(dsdt, want) != 1 {
+			t.Errorf("%s: no %q in %q", what, want, dsdt)
+		}
+	}
+	if GenerationAddr < lowRAMEnd || GenerationAddr+GenerationSize > acpiAddr || GenerationAddr%8 != 0 || GenerationAddr%2048 == 0 {
+		t.Errorf("the id lies at %#x", GenerationAddr)
+	}
+}
+
+// ACPI's own compiler reads what the builder writes, where it is installed.
+func TestDSDTDisassembles(t *testing.T) {
+	iasl, err := exec.LookPath("iasl")
+	if err != nil {
+		t.Skip("needs iasl (acpica-tools)")
+	}
+	a := testACPI(2, 3)
+	path := filepath.Join(t.TempDir(), "dsdt.aml")
+	if err := os.WriteFile(path, acpiTable("DSDT", 2, a.dsdt()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(iasl, "-d", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	text, err := os.ReadFile(strings.TrimSuffix(path, ".aml") + ".dsl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flat := strings.Join(strings.Fields(string(text)), " ")
+	for _, want := range []string{
+		"Device (VGEN)", `Name (_HID, "VMGENCTR")`, "0x000DFFF0", "Device (GED)", "Method (_EVT, 1, Serialized)", "If ((Arg0 == 0x03))", `Notify (\_SB.VGEN, 0x80)`,
+		"Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive,", "Device (VR02)", `Name (_S5, Package (0x04)`,
+	} {
+		if !strings.Contains(flat, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
 	}
 }
 

@@ -37,6 +37,22 @@ func amlDevice(name string, terms ...[]byte) []byte {
 	return append([]byte{0x5b, 0x82}, amlPackage(concat(append([][]byte{[]byte(name)}, terms...)...))...)
 }
 
+// amlMethod makes a serialised method with n arguments; its name has four characters.
+func amlMethod(name string, n byte, terms ...[]byte) []byte {
+	const serialised = 1 << 3
+	return append([]byte{0x14}, amlPackage(concat([]byte(name), []byte{n | serialised}, concat(terms...)))...)
+}
+
+// amlIfArg0 carries out terms if the method's first argument is v.
+func amlIfArg0(v uint64, terms ...[]byte) []byte {
+	return append([]byte{0xa0}, amlPackage(concat([]byte{0x93, 0x68}, amlInt(v), concat(terms...)))...)
+}
+
+// amlNotify tells the driver of a device in \_SB, whose name has four characters, that something has happened.
+func amlNotify(device string, v uint64) []byte {
+	return concat([]byte{0x86, '\\', 0x2e}, []byte("_SB_"), []byte(device), amlInt(v))
+}
+
 // amlName names an object; the name has four characters.
 func amlName(name string, object []byte) []byte {
 	return concat([]byte{0x08}, []byte(name), object)

@@ -27,6 +27,13 @@ const (
 // MaxCommandLine is the longest kernel command line in bytes, its final NUL not counted.
 const MaxCommandLine = 2047
 
+// GenerationAddr is where the guest finds the VM's generation id, of GenerationSize bytes: a multiple of 8, in memory that the firmware keeps
+// from the kernel, and not where a kernel looks for an adapter's ROM, at each 2 KiB.
+const (
+	GenerationAddr = acpiAddr - GenerationSize
+	GenerationSize = 16
+)
+
 // Addresses of the interrupt controllers and of KVM's own pages.
 const (
 	IOAPICAddr      = 0xfec00000
