@@ -300,3 +300,50 @@ func TestStopDuringStart(t *testing.T) {
 		stop(t, start(t, nil, "--no-api", "--config-file", file))
 	})
 }
+
+// The file that cpu-config names changes what a guest's CPUID says; a template for other CPUs is refused by name, and boots nothing.
+func TestCPUTemplate(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	dir := t.TempDir()
+	// mov eax, 7; xor ecx, ecx; cpuid; shr ebx, 22; and bl, 1; add bl, '0'; mov dx, 0x3f8; mov al, bl; out dx, al: a bit that no CPU sets.
+	ask := []byte{0xb8, 7, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2, 0xc1, 0xeb, 22, 0x80, 0xe3, 1, 0x80, 0xc3, '0', 0x66, 0xba, 0xf8, 0x03, 0x88, 0xd8, 0xee}
+	image := kernel(t, "bit ", append(ask, port(0x600, 5<<2|1<<5)...)...)
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	template := write("template", `{"cpuid_modifiers": [{"leaf": "0x7", "subleaf": "0x0", "flags": 1, "modifiers": [{"register": "ebx", "bitmap": "0b1_xxxxxx_xxxxxxxx_xxxxxxxx"}]}]}`)
+	for _, tt := range []struct {
+		name, sections string
+		status         int
+		want           string
+	}{
+		{"none", ``, 80, "bit 0"},
+		{"a file", `, "cpu-config": "` + template + `"`, 80, "bit 1"},
+		{"no such file", `, "cpu-config": "` + template + `s"`, 1, "cpu-config is "},
+		{"named, and not for this vendor or that", `, "machine-config": {"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "` + otherVendor(t) + `"}`, 1, ": want a host of "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := write("vm.json", `{"boot-source": {"kernel_image_path": "`+image+`"}`+tt.sections+`}`)
+			ws, out := start(t, nil, "--no-api", "--config-file", path, "--level", "error").end(t)
+			if !ws.Exited() || ws.ExitStatus() != tt.status || !strings.Contains(out, tt.want) {
+				t.Errorf("ended with %v, want status %d and %q:\n%s", ws, tt.status, tt.want, out)
+			}
+		})
+	}
+}
+
+// otherVendor is a template for CPUs of another vendor than the host's.
+func otherVendor(t *testing.T) string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(info, []byte("GenuineIntel")) {
+		return "T2A"
+	}
+	return "T2"
+}

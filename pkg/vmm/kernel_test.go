@@ -211,3 +211,38 @@ func TestDebianKernelEnds(t *testing.T) {
 		})
 	}
 }
+
+// A stock kernel restarts when the three keys are pressed, also while it was paused.
+func TestDebianKernelKeys(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	ctx := context.Background()
+	for _, paused := range []bool{false, true} {
+		t.Run(map[bool]string{false: "running", true: "paused"}[paused], func(t *testing.T) {
+			m, out := startKernel(t, config.VM{
+				Machine:    config.Machine{VCPUCount: 1, MemSizeMiB: 256},
+				BootSource: bootSource(vmmtest.DebianKernel(t), vmmtest.Busybox(t, "echo the script runs >/dev/console; sleep 1000")),
+			})
+			for end := time.Now().Add(bootTimeout); !strings.Contains(out.String(), "the script runs"); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("the guest did not get to its script within %s", bootTimeout)
+				}
+			}
+			if paused {
+				if err := m.Pause(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := m.SendCtrlAltDel(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if paused {
+				if err := m.Resume(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if e := waitKernel(t, m); e.Reason != Rebooted || e.Err != nil {
+				t.Errorf("ended with %v, %v; want %v", e.Reason, e.Err, Rebooted)
+			}
+		})
+	}
+}
