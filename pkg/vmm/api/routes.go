@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
@@ -18,6 +17,8 @@ type request struct {
 	method string
 	id     string // from the path
 	body   []byte
+	// deprecated tells client and log that the body has a field which Firecracker will give up.
+	deprecated func(field string)
 }
 
 // decode has the whole body read by one of document's methods.
@@ -155,7 +156,7 @@ func (s *Server) putMachine(ctx context.Context, r request) (any, error) {
 		return nil, emptyError(r.method)
 	}
 	if template = slices.Contains(says, "cpu_template"); template {
-		log.G(ctx).Warnf("%s /machine-config: cpu_template field is deprecated.", r.method)
+		r.deprecated("cpu_template")
 	}
 	return nil, s.control.configure(ctx, apply)
 }
@@ -237,6 +238,9 @@ func (s *Server) putVsock(ctx context.Context, r request) (any, error) {
 	v, err := decode(r, document.vsock)
 	if err != nil {
 		return nil, err
+	}
+	if v.VsockID != "" {
+		r.deprecated("vsock_id")
 	}
 	return set(ctx, s.control, v, setVsock)
 }

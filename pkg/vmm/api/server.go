@@ -120,8 +120,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (_ any, err error
 	case r.Method != http.MethodGet && len(body) == 0:
 		return nil, emptyError(r.Method)
 	}
-	answer, err := h(s, r.Context(), request{method: r.Method, id: id, body: body})
-	return answer, err
+	return h(s, r.Context(), request{method: r.Method, id: id, body: body, deprecated: func(field string) {
+		w.Header().Set("Deprecation", "true")
+		log.G(r.Context()).Warnf("%s %s: %s field is deprecated.", r.Method, r.URL.Path, field)
+	}})
 }
 
 // emptyError is for a request that asks for nothing.

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
@@ -342,6 +343,28 @@ func TestCPUTemplateThatCounts(t *testing.T) {
 	vm, _ := b.control.snapshot()
 	if m := (config.Machine{VCPUCount: 1, MemSizeMiB: 64, HugePages: "None"}); vm.Machine != m {
 		t.Errorf("PUT has kept something: %+v", vm.Machine)
+	}
+}
+
+// Firecracker's sign that a field will go, in the answer's header.
+func TestDeprecated(t *testing.T) {
+	b := newBench(t)
+	for _, c := range []struct {
+		method, path, body string
+		want               string
+	}{
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "None"}`, "true"},
+		{"PATCH", "/machine-config", `{"cpu_template": "T2"}`, "true"},
+		{"PUT", "/machine-config", `{"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": null}`, ""},
+		{"PATCH", "/machine-config", `{"cpu_template": "T3"}`, ""},
+		{"PUT", "/vsock", `{"guest_cid": 3, "uds_path": "` + b.dir + `/v", "vsock_id": "v"}`, "true"},
+		{"PUT", "/vsock", `{"guest_cid": 3, "uds_path": "` + b.dir + `/v"}`, ""},
+	} {
+		w := httptest.NewRecorder()
+		b.ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
+		if got := w.Header().Get("Deprecation"); got != c.want {
+			t.Errorf("%s %s %s: Deprecation is %q, want %q (%d)", c.method, c.path, c.body, got, c.want, w.Code)
+		}
 	}
 }
 
