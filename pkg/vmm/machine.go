@@ -35,7 +35,7 @@ type Machine struct {
 	i8042   *legacy.I8042
 	sleep   legacy.SleepControl
 	pvpanic legacy.PVPanic
-	// generation is what the guest is told to be a copy by.
+	// generation tells the guest that it is a copy.
 	generation generation
 	// bootTimer is nil in a machine without one.
 	bootTimer *legacy.BootTimer

@@ -44,12 +44,14 @@ func (m *Machine) addLegacy(cfg *config.VM, opts Options) error {
 	m.i8042 = legacy.NewI8042(lines[keyboardGSI], func() { m.finish(Exit{Reason: Rebooted}) })
 	m.sleep = legacy.SleepControl{TypeS5: boot.SleepTypeS5, Off: func() { m.finish(Exit{Reason: PoweredOff}) }}
 	m.pvpanic = legacy.PVPanic{Panicked: func() { m.finish(Exit{Reason: Panicked}) }}
-	id, err := m.mem.Slice(boot.GenerationAddr, boot.GenerationSize)
-	if err != nil {
+	if m.generation.id, err = m.mem.Slice(boot.GenerationAddr, boot.GenerationSize); err != nil {
 		return fmt.Errorf("generation id: %w", err)
 	}
-	m.generation = generation{id: id, irq: lines[generationGSI]}
-	return m.generation.renew()
+	if m.generation.clock, err = m.mem.Slice(boot.ClockAddr, boot.ClockSize); err != nil {
+		return fmt.Errorf("VMClock: %w", err)
+	}
+	m.generation.irq = lines[generationGSI]
+	return m.generation.write()
 }
 
 // writeTables writes the firmware's tables, which tell of the devices.

@@ -33,7 +33,7 @@ type ACPI struct {
 	KeyboardGSI uint32
 	// PanicPort is pvpanic's I/O port.
 	PanicPort uint16
-	// GenerationGSI is raised when the generation id at GenerationAddr has changed.
+	// GenerationGSI is raised when what is at GenerationAddr and ClockAddr has changed.
 	GenerationGSI uint32
 }
 
@@ -185,19 +185,24 @@ func (a *ACPI) dsdt() []byte {
 		amlName("_S5_", amlList(amlInt(SleepTypeS5), amlInt(0), amlInt(0), amlInt(0))))
 }
 
-// generation is a VM generation counter, by Firecracker's names, and the Generic Event Device (ACPI 6.5 §5.6.9) that turns its interrupt into
-// the notification that the counter's driver waits for: the id is another one.
+// generation is a VM generation counter and a VMClock, by Firecracker's names, and the Generic Event Device (ACPI 6.5 §5.6.9) that turns an
+// interrupt into the notification that the drivers of both wait for: the machine is another one.
 func (a *ACPI) generation() [][]byte {
-	const name, changed = "VGEN", 0x80
+	const counter, clock, changed = "VGEN", "VCLK", 0x80
 	return [][]byte{
-		amlDevice(name,
+		amlDevice(counter,
 			amlName("_HID", amlString("VMGENCTR")),
 			amlName("_CID", amlString("VM_Gen_Counter")),
 			amlName("_DDN", amlString("VM_Gen_Counter")),
 			amlName("ADDR", amlList(amlInt(GenerationAddr), amlInt(0)))),
+		amlDevice(clock,
+			amlName("_HID", amlString("AMZNC10C")),
+			amlName("_CID", amlString("VMCLOCK")),
+			amlName("_DDN", amlString("VMCLOCK")),
+			amlName("_CRS", amlResources(resMemory32(ClockAddr, ClockSize)))),
 		amlDevice("GED_",
 			amlName("_HID", amlString("ACPI0013")),
 			amlName("_CRS", amlResources(resInterrupt(a.GenerationGSI))),
-			amlMethod("_EVT", 1, amlIfArg0(uint64(a.GenerationGSI), amlNotify(name, changed)))),
+			amlMethod("_EVT", 1, amlIfArg0(uint64(a.GenerationGSI), amlNotify(counter, changed), amlNotify(clock, changed)))),
 	}
 }

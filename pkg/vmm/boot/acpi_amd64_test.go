@@ -77,15 +77,20 @@ func TestACPIGeneration(t *testing.T) {
 	a := testACPI(1, 0)
 	dsdt := a.dsdt()
 	for what, want := range map[string][]byte{
-		"_HID":    []byte("\x08_HID\x0dVMGENCTR\x00"),
-		"_CID":    []byte("\x08_CID\x0dVM_Gen_Counter\x00"),
-		"ADDR":    []byte("\x08ADDR\x12\x08\x02\x0c\xf0\xff\x0d\x00\x00"),
-		"the GED": []byte("\x08_HID\x0dACPI0013\x00\x08_CRS\x11\x0e\x0a\x0b\x89\x06\x00\x03\x01\x03\x00\x00\x00\x79\x00"),
-		"_EVT":    []byte("\x14\x19_EVT\x09\xa0\x12\x93\x68\x0a\x03\x86\\\x2e_SB_VGEN\x0a\x80"),
+		"_HID":      []byte("\x08_HID\x0dVMGENCTR\x00"),
+		"_CID":      []byte("\x08_CID\x0dVM_Gen_Counter\x00"),
+		"ADDR":      []byte("\x08ADDR\x12\x08\x02\x0c\xf0\xff\x0d\x00\x00"),
+		"the GED":   []byte("\x08_HID\x0dACPI0013\x00\x08_CRS\x11\x0e\x0a\x0b\x89\x06\x00\x03\x01\x03\x00\x00\x00\x79\x00"),
+		"_EVT":      []byte("\x14\x26_EVT\x09\xa0\x1f\x93\x68\x0a\x03\x86\\\x2e_SB_VGEN\x0a\x80\x86\\\x2e_SB_VCLK\x0a\x80"),
+		"the clock": []byte("\x08_HID\x0dAMZNC10C\x00\x08_CID\x0dVMCLOCK\x00"),
+		"its page":  []byte("\x86\x09\x00\x01\x00\xe0\x0d\x00\x00\x10\x00\x00"),
 	} {
 		if bytes.Count(dsdt, want) != 1 {
 			t.Errorf("%s: no %q in %q", what, want, dsdt)
 		}
+	}
+	if ClockAddr < lowRAMEnd || ClockAddr+ClockSize > GenerationAddr || ClockAddr%4096 != 0 {
+		t.Errorf("the clock lies at %#x", ClockAddr)
 	}
 	if GenerationAddr < lowRAMEnd || GenerationAddr+GenerationSize > acpiAddr || GenerationAddr%8 != 0 || GenerationAddr%2048 == 0 {
 		t.Errorf("the id lies at %#x", GenerationAddr)
@@ -112,7 +117,7 @@ func TestDSDTDisassembles(t *testing.T) {
 	}
 	flat := strings.Join(strings.Fields(string(text)), " ")
 	for _, want := range []string{
-		"Device (VGEN)", `Name (_HID, "VMGENCTR")`, "0x000DFFF0", "Device (GED)", "Method (_EVT, 1, Serialized)", "If ((Arg0 == 0x03))", `Notify (\_SB.VGEN, 0x80)`,
+		"Device (VGEN)", `Name (_HID, "VMGENCTR")`, "0x000DFFF0", "Device (GED)", "Method (_EVT, 1, Serialized)", "If ((Arg0 == 0x03))", `Notify (\_SB.VGEN, 0x80)`, `Notify (\_SB.VCLK, 0x80)`,
 		"Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive,", "Device (VR02)", `Name (_S5, Package (0x04)`,
 	} {
 		if !strings.Contains(flat, want) {

@@ -27,11 +27,15 @@ const (
 // MaxCommandLine is the longest kernel command line in bytes, its final NUL not counted.
 const MaxCommandLine = 2047
 
-// GenerationAddr is where the guest finds the VM's generation id, of GenerationSize bytes: a multiple of 8, in memory that the firmware keeps
-// from the kernel, and not where a kernel looks for an adapter's ROM, at each 2 KiB.
+// What the firmware keeps from the kernel for the VMM to tell of a copy of the machine (ACPI.GenerationGSI).
 const (
+	// GenerationAddr is where the guest finds the VM's generation id, of GenerationSize bytes: a multiple of 8, and not where a kernel looks
+	// for an adapter's ROM, at each 2 KiB.
 	GenerationAddr = acpiAddr - GenerationSize
 	GenerationSize = 16
+	// ClockAddr is a page for VMClock (linux/vmclock-abi.h).
+	ClockAddr = acpiAddr - 2*ClockSize
+	ClockSize = 4096
 )
 
 // Addresses of the interrupt controllers and of KVM's own pages.
