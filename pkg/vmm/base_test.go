@@ -17,12 +17,14 @@ func TestBase(t *testing.T) {
 	before := openFiles(t)
 	source := &config.BootSource{KernelImagePath: vmmtest.Kernel(t)}
 	base := Prepare("")
+	<-base.made
+	vm := base.vm // the machine takes it away
 	for _, name := range []string{"first", "second"} {
 		m, err := New(t.Context(), config.VM{BootSource: source}, Options{Base: base})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if got := m.vm == base.vm; got != (name == "first") {
+		if got := m.vm == vm; got != (name == "first") {
 			t.Errorf("%s: it is the base's VM: %v", name, got)
 		}
 		if err := m.Close(); err != nil {
@@ -31,6 +33,20 @@ func TestBase(t *testing.T) {
 	}
 	if err := base.Close(); err != nil {
 		t.Errorf("a base that was taken: %v", err)
+	}
+	base = Prepare("")
+	<-base.made
+	vm = base.vm
+	less := &config.CPUConfig{KVMCapabilities: []config.KVMCapability{{Number: uint32(kvm.CapPIT2), Remove: true}}}
+	m, err := New(t.Context(), config.VM{BootSource: source, CPUConfig: less}, Options{Base: base})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.vm == vm {
+		t.Error("a machine that less of KVM is to be checked for has a base that was checked for all")
+	}
+	if err := errors.Join(m.Close(), base.Close()); err != nil {
+		t.Error(err)
 	}
 	if err := Prepare("").Close(); err != nil {
 		t.Errorf("a base that was not taken: %v", err)
