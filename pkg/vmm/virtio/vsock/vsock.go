@@ -46,7 +46,9 @@ type Device struct {
 	counts   metrics.Vsock
 
 	mu      sync.Mutex
-	session *session // nil when inactive
+	session *session  // nil when inactive
+	closed  bool      // by Close
+	changed sync.Cond // of session and closed
 
 	ending virtio.Ending
 }
@@ -57,6 +59,7 @@ func New(cfg config.Vsock) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{cid: cfg.GuestCID, path: cfg.UDSPath}
+	d.changed.L = &d.mu
 	var err error
 	if d.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: d.path, Net: "unix"}); err != nil {
 		if errors.Is(err, unix.EADDRINUSE) {
@@ -110,12 +113,13 @@ func (d *Device) Activate(a virtio.Activation) error {
 	s.counts = &d.counts
 	d.mu.Lock()
 	d.session = s
+	d.changed.Signal()
 	d.mu.Unlock()
 	s.start()
 	return nil
 }
 
-// Reset closes all connections. The host's socket stays.
+// Reset closes all connections. The host's socket stays, and those that come wait for the next driver.
 func (d *Device) Reset() error {
 	d.mu.Lock()
 	s := d.session
@@ -130,6 +134,10 @@ func (d *Device) Reset() error {
 // Close resets the device and removes its socket, if that is still the one that New made.
 func (d *Device) Close() error {
 	err := d.listener.Close()
+	d.mu.Lock()
+	d.closed = true
+	d.changed.Signal()
+	d.mu.Unlock()
 	d.accepter.Wait()
 	err = errors.Join(err, d.Reset())
 	if fi, statErr := os.Lstat(d.path); statErr == nil && os.SameFile(fi, d.file) {
@@ -155,11 +163,19 @@ func (d *Device) accept() {
 			continue
 		}
 		failing = false
-		d.mu.Lock()
-		s := d.session
-		d.mu.Unlock()
-		if s == nil || !s.accept(sock) {
+		if s := d.active(); s == nil || !s.accept(sock) {
 			sock.Close()
 		}
 	}
+}
+
+// active waits for a driver, and gives nil if Close comes first. Host programs that connect before the guest's driver is there wait
+// meanwhile, in the listener's backlog, as with Firecracker: its clients take a connection that is closed at once for a lost cause.
+func (d *Device) active() *session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.session == nil && !d.closed {
+		d.changed.Wait()
+	}
+	return d.session
 }

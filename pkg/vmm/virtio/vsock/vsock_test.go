@@ -625,11 +625,30 @@ func TestReset(t *testing.T) {
 				t.Fatalf("connection %d after reset: %v", i, err)
 			}
 		}
-		if b, err := io.ReadAll(dialHost(t, g)); len(b) != 0 || os.IsTimeout(err) {
-			t.Fatalf("connection without a driver: %q, %v", b, err)
-		}
+		// Whoever comes before the driver waits for it.
+		early := dialHost(t, g)
+		fmt.Fprintf(early, "CONNECT 52\n")
 		g.Activate(0)
 		g.setup()
+		h := g.accept(52)
+		if line, err := bufio.NewReader(early).ReadString('\n'); err != nil || line != fmt.Sprintf("OK %d\n", h.key.host) {
+			t.Fatalf("connection before the driver: %q, %v", line, err)
+		}
+	}
+}
+
+// A connection that waits for a driver ends with the device.
+func TestCloseWithoutDriver(t *testing.T) {
+	g := newGuest(t)
+	g.dev.Reset()
+	early, second := dialHost(t, g), dialHost(t, g)
+	if err := g.dev.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []net.Conn{early, second} {
+		if b, err := io.ReadAll(c); len(b) != 0 || os.IsTimeout(err) {
+			t.Errorf("got %q, %v", b, err)
+		}
 	}
 }
 
