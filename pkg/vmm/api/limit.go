@@ -37,7 +37,7 @@ func (l *connLimit) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.admit(c) {
+		if c = (&faultConn{c}); l.admit(c) {
 			return c, nil
 		}
 		select {

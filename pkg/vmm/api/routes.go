@@ -36,6 +36,14 @@ func set[T any](ctx context.Context, c *control, part T, into func(*config.VM, T
 	return nil, c.configure(ctx, func(vm *config.VM) error { return into(vm, part) })
 }
 
+// remove has a part taken out of the description. There is no hot-unplug yet: it is refused after the start.
+func remove(ctx context.Context, c *control, id string, from func(*config.VM, string) error) (any, error) {
+	if id == "" {
+		return nil, sameID("", "?")
+	}
+	return nil, c.configure(ctx, func(vm *config.VM) error { return from(vm, id) })
+}
+
 // handler answers with a document, or with nil for 204.
 type handler func(*Server, context.Context, request) (any, error)
 
@@ -63,12 +71,30 @@ func route(method, path string) (handler, string) {
 			return (*Server).putNetworkInterface, id
 		case "PATCH network-interfaces":
 			return (*Server).patchNetworkInterface, id
+		case "DELETE drives":
+			return (*Server).deleteDrive, id
+		case "DELETE filesystems":
+			return (*Server).deleteFilesystem, id
+		case "DELETE network-interfaces":
+			return (*Server).deleteNetworkInterface, id
+		case "PUT snapshot":
+			if id == "create" || id == "load" {
+				return notYet("snapshots"), ""
+			}
+		case "PUT pmem", "PATCH pmem", "DELETE pmem":
+			return notYet("pmem devices"), id
+		case "GET hotplug", "PUT hotplug", "PATCH hotplug":
+			if id == "memory" {
+				return notYet("memory hot-plug"), ""
+			}
 		}
 		return nil, ""
 	}
 	switch method + " " + part {
 	case "GET ":
 		return (*Server).getInfo, ""
+	case "GET openapi.json":
+		return (*Server).getOpenAPI, ""
 	case "GET version":
 		return (*Server).getVersion, ""
 	case "GET machine-config":
@@ -99,6 +125,13 @@ func route(method, path string) (handler, string) {
 		return (*Server).patchVM, ""
 	}
 	return nil, ""
+}
+
+// notYet is for what Firecracker has and this program will have.
+func notYet(what string) handler {
+	return func(*Server, context.Context, request) (any, error) {
+		return nil, errdefs.ErrNotImplemented.WithMessage("not supported yet: " + what)
+	}
 }
 
 // sameID is for bodies that repeat the path's id.
@@ -232,6 +265,18 @@ func (s *Server) patchNetworkInterface(ctx context.Context, r request) (any, err
 	}
 	return nil, s.control.update(ctx, func(ctx context.Context, vm *config.VM) error { return updateNetworkInterface(ctx, vm, u) },
 		func(m Machine, ctx context.Context) error { return m.UpdateNetworkInterface(ctx, u) })
+}
+
+func (s *Server) deleteDrive(ctx context.Context, r request) (any, error) {
+	return remove(ctx, s.control, r.id, removeDrive)
+}
+
+func (s *Server) deleteFilesystem(ctx context.Context, r request) (any, error) {
+	return remove(ctx, s.control, r.id, removeFilesystem)
+}
+
+func (s *Server) deleteNetworkInterface(ctx context.Context, r request) (any, error) {
+	return remove(ctx, s.control, r.id, removeNetworkInterface)
 }
 
 func (s *Server) putVsock(ctx context.Context, r request) (any, error) {

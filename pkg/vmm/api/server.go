@@ -105,6 +105,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (_ any, err error
 	defer func() { s.count(r.Method, r.URL.Path, err) }()
 	limit := int64(s.opts.MaxBody)
 	if r.ContentLength > limit {
+		w.Header().Set("Connection", "close") // else the answer would wait for the body
 		return nil, tooLargeError{limit}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
@@ -114,10 +115,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (_ any, err error
 		return nil, tooLargeError{limit}
 	case err != nil:
 		return nil, fmt.Errorf("the request's body did not arrive: %w", err)
-	case r.Method == http.MethodGet && len(body) > 0:
+	case (r.Method == http.MethodGet || r.Method == http.MethodDelete) && len(body) > 0:
 		//lint:ignore ST1005 Firecracker's sentence
-		return nil, errors.New("GET request cannot have a body.")
-	case r.Method != http.MethodGet && len(body) == 0:
+		return nil, fmt.Errorf("%s request cannot have a body.", r.Method)
+	case r.Method != http.MethodGet && r.Method != http.MethodDelete && len(body) == 0:
 		return nil, emptyError(r.Method)
 	}
 	return h(s, r.Context(), request{method: r.Method, id: id, body: body, deprecated: func(field string) {

@@ -186,11 +186,22 @@ func TestRequests(t *testing.T) {
 		{"GET", "/version?x=1", "", "Invalid request", "Invalid request"},
 		{"PUT", "/drives", drive, "Invalid request", "Invalid request"},
 		{"PATCH", "/drives", `{"drive_id": "a"}`, "Invalid request", "Invalid request"},
-		{"DELETE", "/drives/a", "", "Invalid request", "Invalid request"},
+		{"DELETE", "/drives/a", "", `drive_id is "a": want the id of a drive of this microVM`, afterStart},
+		{"DELETE", "/drives/", "", "The ID cannot be empty.", "empty"},
+		{"DELETE", "/drives/a", "{}", "DELETE request cannot have a body.", "DELETE request"},
+		{"DELETE", "/drives", "", "Invalid request", "Invalid request"},
+		{"DELETE", "/filesystems/s", "", `fs_id is "s"`, afterStart},
+		{"DELETE", "/vsock", "", "Invalid request method and/or path: DELETE /vsock.", "Invalid request"},
+		{"PUT", "/snapshot/create", `{"snapshot_path": "s", "mem_file_path": "m"}`, "not supported yet: snapshots", "not supported yet: snapshots"},
+		{"PUT", "/snapshot/load", `{}`, "not supported yet: snapshots", "not supported yet"},
+		{"PUT", "/snapshot/delete", `{}`, "Invalid request", "Invalid request"},
+		{"PUT", "/pmem/p", `{"id": "p", "path_on_host": "p"}`, "not supported yet: pmem devices", "not supported yet"},
+		{"GET", "/hotplug/memory", "", "not supported yet: memory hot-plug", "not supported yet"},
+		{"HEAD", "/", "", "Invalid request method and/or path: HEAD /.", "Invalid request"},
 		{"POST", "/actions", `{"action_type": "InstanceStart"}`, "Invalid request", "Invalid request"},
 		{"OPTIONS", "*", "", "Invalid request", "Invalid request"},
 		{"GET", "/network-interfaces/eth0", "", "Invalid request", "Invalid request"},
-		{"DELETE", "/network-interfaces/eth0", "", "Invalid request method and/or path: DELETE /network-interfaces/eth0.", "Invalid request"},
+		{"DELETE", "/network-interfaces/eth0", "", `iface_id is "eth0"`, afterStart},
 	}
 	testRequests(t, tests)
 }
@@ -274,6 +285,35 @@ func TestConfigurationIsWhatBoots(t *testing.T) {
 	b.must(t, "PUT", "/actions", `{"action_type": "InstanceStart"}`)
 	if len(b.booted) != 1 || !reflect.DeepEqual(b.booted[0], want) {
 		t.Errorf("booted %+v, want %+v", b.booted, want)
+	}
+}
+
+// What has been taken away again is not there at the start, and its id is free.
+func TestDelete(t *testing.T) {
+	b := newBench(t)
+	parts := []struct{ path, body string }{
+		{"/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": true}`},
+		{"/drives/b", `{"drive_id": "b", "path_on_host": "$D/data", "is_root_device": false}`},
+		{"/filesystems/a", `{"fs_id": "a", "tag": "t", "path_on_host": "$D/shared"}`},
+		{"/network-interfaces/a", `{"iface_id": "a", "host_dev_name": "tap0"}`},
+	}
+	for _, p := range parts {
+		b.must(t, "PUT", p.path, p.body)
+	}
+	for _, p := range parts {
+		if p.path == "/drives/b" {
+			continue
+		}
+		b.must(t, "DELETE", p.path, "")
+		if status, answer := b.do("DELETE", p.path, ""); status != 400 {
+			t.Errorf("DELETE %s twice: %d %s", p.path, status, answer)
+		}
+	}
+	b.must(t, "PUT", "/drives/c", `{"drive_id": "c", "path_on_host": "$D/disk", "is_root_device": true}`)
+	b.start(t)
+	vm := b.booted[0]
+	if len(vm.Drives) != 2 || vm.Drives[0].DriveID != "b" || vm.Drives[1].DriveID != "c" || len(vm.Filesystems)+len(vm.NetworkInterfaces) > 0 {
+		t.Errorf("booted %+v", vm)
 	}
 }
 

@@ -62,6 +62,36 @@ func setNetworkInterface(vm *config.VM, n config.NetworkInterface) error {
 	return nil
 }
 
+// removeDrive takes a drive out of the description.
+func removeDrive(vm *config.VM, id string) error {
+	i := slices.IndexFunc(vm.Drives, func(d config.Drive) bool { return d.DriveID == id })
+	if i < 0 {
+		return config.UnknownID("drive_id", id, "drive")
+	}
+	vm.Drives = slices.Delete(vm.Drives, i, i+1)
+	return nil
+}
+
+// removeFilesystem takes a filesystem out of the description.
+func removeFilesystem(vm *config.VM, id string) error {
+	i := slices.IndexFunc(vm.Filesystems, func(f config.Filesystem) bool { return f.FSID == id })
+	if i < 0 {
+		return config.UnknownID("fs_id", id, "filesystem")
+	}
+	vm.Filesystems = slices.Delete(vm.Filesystems, i, i+1)
+	return nil
+}
+
+// removeNetworkInterface takes a network interface out of the description.
+func removeNetworkInterface(vm *config.VM, id string) error {
+	i := slices.IndexFunc(vm.NetworkInterfaces, func(n config.NetworkInterface) bool { return n.IfaceID == id })
+	if i < 0 {
+		return config.UnknownID("iface_id", id, "network interface")
+	}
+	vm.NetworkInterfaces = slices.Delete(vm.NetworkInterfaces, i, i+1)
+	return nil
+}
+
 // updateDrive makes a change of a running machine's drive, whose new file, if there is one, must be there.
 func updateDrive(ctx context.Context, vm *config.VM, u config.DriveUpdate) error {
 	i := slices.IndexFunc(vm.Drives, func(d config.Drive) bool { return d.DriveID == u.DriveID })
