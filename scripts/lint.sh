@@ -23,10 +23,12 @@ mapfile -t scripts < <(git grep -lE --untracked '^#!.*\b(ba)?sh\b' -- scripts in
 
 check 'gofmt?' gofmt -l "${sources[@]}"
 check 'go vet' go vet ./...
+check 'go vet, sdk' go -C integration/sdk vet ./...
 check staticcheck go run "$staticcheck" ./...
 check shellcheck shellcheck -x -P SCRIPTDIR -e SC1091 "${scripts[@]}"
 check 'go mod tidy' go mod tidy -diff
 check 'go mod tidy, tools' go -C integration/tools mod tidy -diff
+check 'go mod tidy, sdk' go -C integration/sdk mod tidy -diff
 # With -e: tests of nerdctl import what no module proxy serves.
 check 'go mod tidy, nerdctl' go -C integration/tools/nerdctl mod tidy -e -diff
 check 'go mod verify' go mod verify

@@ -5,29 +5,31 @@
 #   execs    EXECS=500 in one container
 #   deaths   DEATHS=20 of containerd, of the shim, of fc-vmm, of the holder, at random moments; SEED=… repeats a choice of them
 #   streams  STREAM_MIB=1024 through one container's output, byte-exact
+#   api      API_SECONDS=600 of requests at random to fc-vmm; SEED=… repeats a choice of them
 # In each, nothing may be left behind, and the memory of those who live on must stay flat: the tests say what they measured.
 # Where the machine is emulated, cycles and deaths are done in portions (PORTION=100 cycles, a quarter of the deaths), each in a
 # machine of its own, and a portion that fails there is done once more, and told: the emulation has faults of its own. What is left
 # behind, and memory that grows, is no fault of an emulation's: that fails at once.
 . "$(dirname "$0")/lib.sh"
 
-tests=(cycles crowd execs deaths streams)
-declare -A name=([cycles]=TestCycles [crowd]=TestTenAtOnce [execs]=TestManyExecs [deaths]=TestDeathsAtRandomMoments [streams]=TestMuchOutput)
+tests=(cycles crowd execs deaths streams api)
+declare -A name=([cycles]=TestCycles [crowd]=TestTenAtOnce [execs]=TestManyExecs [deaths]=TestDeathsAtRandomMoments [streams]=TestMuchOutput [api]=TestFuzz)
+declare -A package=([api]=integration/apifuzz) # else integration
 cycles=${CYCLES:-500} deaths=${DEATHS:-20} portion=${PORTION:-100}
 logs=$cache/logs failed=0 part_no=0 again=()
 mkdir -p "$logs"
 cd "$root"
 work=$(mktemp -d "$cache/stress.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-CGO_ENABLED=0 go test -c -o "$work/test" ./integration
+for pkg in integration "${package[@]}"; do CGO_ENABLED=0 go test -c -o "$work/$(basename "$pkg").test" "./$pkg"; done
 export FC_BIN=$bin FC_BIN_DIR=$bin FC_KERNEL=$bin/vmlinux FC_REQUIRE_KVM=1
 
-# once TEST SECONDS LOG VARIABLE=VALUE…
+# once WHAT SECONDS LOG VARIABLE=VALUE…
 once() {
-	local test=$1 seconds=$2 log=$3 rc=0 job
+	local test=${name[$1]} pkg=${package[$1]:-integration} seconds=$2 log=$3 rc=0 job
 	shift 3
 	: >"$log"
-	(cd integration && env "$@" KVMHOST_TIMEOUT="$seconds" ./kvmhost "$work/test" -test.v -test.timeout "$((seconds - 30))s" -test.run "^$test\$") >"$log" 2>&1 &
+	(cd "$pkg" && env "$@" KVMHOST_TIMEOUT="$seconds" "$root/integration/kvmhost" "$work/$(basename "$pkg").test" -test.v -test.timeout "$((seconds - 30))s" -test.run "^$test\$") >"$log" 2>&1 &
 	job=$!
 	tail -n +1 -f --pid=$job "$log" 2>/dev/null | grep --line-buffered -E '^ *(--- |FAIL|panic:|[a-z]+_test\.go:[0-9]+: )' | cut -c 1-300 &
 	wait $job || rc=$?
@@ -42,13 +44,13 @@ part() {
 	part_no=$((part_no + 1))
 	log=$logs/stress-$what-$part_no.log
 	say "$what, $* …"
-	once "${name[$what]}" "$seconds" "$log" "$@" || rc=$?
+	once "$what" "$seconds" "$log" "$@" || rc=$?
 	if [ $rc != 0 ] && [ "$where" = nested ] && ! grep -qE 'left behind [0-9]|(heap|memory) grew' "$log"; then
 		again+=("$what $part_no")
 		say "$what: status $rc in the nested machine ($log.first); once more, in a new one"
 		mv "$log" "$log.first"
 		rc=0
-		once "${name[$what]}" "$seconds" "$log" "$@" || rc=$?
+		once "$what" "$seconds" "$log" "$@" || rc=$?
 	fi
 	if [ $rc = 0 ]; then
 		say "$what, $*: done in $((SECONDS - start)) s"
@@ -85,6 +87,7 @@ for what in "$@"; do
 		done
 		;;
 	streams) part streams $((600 + 2 * ${STREAM_MIB:-1024})) FC_STREAM_MIB="${STREAM_MIB:-1024}" ;;
+	api) part api $((300 + 2 * ${API_SECONDS:-600})) FC_API_SECONDS="${API_SECONDS:-600}" FC_SEED="${SEED:-$((RANDOM + 1))}" ;;
 	*) die "$what is none of ${tests[*]}" ;;
 	esac
 done
