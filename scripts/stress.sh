@@ -14,7 +14,7 @@
 
 tests=(cycles crowd execs deaths streams api)
 declare -A name=([cycles]=TestCycles [crowd]=TestTenAtOnce [execs]=TestManyExecs [deaths]=TestDeathsAtRandomMoments [streams]=TestMuchOutput [api]=TestFuzz)
-declare -A package=([api]=integration/apifuzz) # else integration
+declare -A package=([api]=integration/apitest) # else integration
 cycles=${CYCLES:-500} deaths=${DEATHS:-20} portion=${PORTION:-100}
 logs=$cache/logs failed=0 part_no=0 again=()
 mkdir -p "$logs"

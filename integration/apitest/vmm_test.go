@@ -1,7 +1,8 @@
-package apifuzz
+package apitest
 
 import (
 	"bytes"
+	"cmp"
 	"net"
 	"os"
 	"os/exec"
@@ -63,7 +64,7 @@ func files(t *testing.T, dir, kernel, initrd string) []string {
 	check(os.WriteFile(at("disk2"), make([]byte, 2<<20), 0o600))
 	check(os.WriteFile(at("read-only"), make([]byte, 4096), 0o400))
 	check(os.WriteFile(at("empty"), nil, 0o600))
-	check(os.WriteFile(at("spin"), vmmtest.ELF([]byte{0xeb, 0xfe}), 0o600)) // a jump to itself
+	check(os.WriteFile(at("idle"), vmmtest.ELF([]byte{0xf4, 0xeb, 0xfd}), 0o600)) // hlt, again and again
 	check(os.WriteFile(at("garbage"), bytes.Repeat([]byte("\x7fELF\xff"), 1000), 0o600))
 	check(os.Mkdir(at("folder"), 0o700))
 	check(syscall.Mkfifo(at("fifo"), 0o600))
@@ -72,17 +73,30 @@ func files(t *testing.T, dir, kernel, initrd string) []string {
 	check(err)
 	t.Cleanup(func() { l.Close() })
 	return []string{
-		at("disk"), at("disk"), at("disk2"), at("spin"), at("folder"), at("new1"), at("new2"), kernel, initrd, // more likely than the others
-		at("disk"), at("disk2"), at("spin"), at("folder"), at("new1"), kernel, initrd,
+		at("disk"), at("disk"), at("disk2"), at("idle"), at("folder"), at("new1"), at("new2"), kernel, initrd, // more likely than the others
+		at("disk"), at("disk2"), at("idle"), at("folder"), at("new1"), kernel, initrd,
 		at("read-only"), at("empty"), at("garbage"), at("fifo"), at("loop"), at("listening"), at("none/none"), at("folder/../disk"),
 		"disk", "new3", ".", "", "@abstract", "/dev/null", "/dev/zero", "/proc/self/mem", dir + "/" + strings.Repeat("x", 4000), at("a\x00b"), at("é 世"),
 	}
 }
 
-func startVMM(t *testing.T, binary, dir string) *vmm {
+// binary is fc-vmm's.
+func binary(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join(cmp.Or(os.Getenv("FC_BIN_DIR"), "../../bin"), "fc-vmm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Skip(err)
+	}
+	return path
+}
+
+func startVMM(t *testing.T, program, dir string) *vmm {
 	t.Helper()
 	v := &vmm{dir: dir, sock: filepath.Join(dir, "api.sock"), exited: make(chan struct{})}
-	v.cmd = exec.Command(binary, "--api-sock", v.sock, "--level", "Error")
+	v.cmd = exec.Command(program, "--api-sock", v.sock, "--level", "Error")
 	v.cmd.Dir, v.cmd.Stdout, v.cmd.Stderr = dir, &v.out, &v.out
 	if err := v.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -93,7 +107,8 @@ func startVMM(t *testing.T, binary, dir string) *vmm {
 	}()
 	t.Cleanup(func() { v.cmd.Process.Kill(); <-v.exited })
 	for end := time.Now().Add(bound); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(v.sock); err == nil {
+		if c, err := net.Dial("unix", v.sock); err == nil { // it is there before anybody listens
+			c.Close()
 			return v
 		}
 		if time.Now().After(end) {

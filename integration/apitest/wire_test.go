@@ -1,4 +1,4 @@
-package apifuzz
+package apitest
 
 import (
 	"fmt"

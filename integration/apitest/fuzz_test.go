@@ -1,4 +1,4 @@
-package apifuzz
+package apitest
 
 import (
 	"bufio"
@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,22 +44,9 @@ func setting(t *testing.T, name string, otherwise int) int {
 // TestFuzz is the whole.
 func TestFuzz(t *testing.T) {
 	vmmtest.NeedKVM(t)
-	binary, err := filepath.Abs(filepath.Join(cmp.Or(os.Getenv("FC_BIN_DIR"), "../../bin"), "fc-vmm"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(binary); err != nil {
-		t.Skip(err)
-	}
+	program := binary(t)
 	kernel, initrd := vmmtest.Kernel(t), vmmtest.Busybox(t, "sleep 1000")
-	text, err := os.ReadFile("../../pkg/vmm/api/openapi.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ops, err := openapitest.Parse(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ops := document(t)
 	seed := uint64(setting(t, "FC_SEED", 1))
 	end := time.Now().Add(time.Duration(setting(t, "FC_API_SECONDS", 20)) * time.Second)
 	var sum tally
@@ -70,7 +56,7 @@ func TestFuzz(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		life(t, binary, dir, ops, files(t, dir, kernel, initrd), seed+uint64(lives)*1000, &sum)
+		life(t, program, dir, ops, files(t, dir, kernel, initrd), seed+uint64(lives)*1000, &sum)
 		os.RemoveAll(dir)
 	}
 	t.Logf("seed %d: %d lives of fc-vmm, %d of them with a guest, %d requests, of them odd %d; answers: %s", seed, lives, sum.started.Load(), sum.requests.Load(), sum.odd.Load(), &sum)
@@ -96,8 +82,8 @@ func (s *tally) String() string {
 }
 
 // life is that of one fc-vmm.
-func life(t *testing.T, binary, dir string, ops []*openapitest.Operation, files []string, seed uint64, sum *tally) {
-	v := startVMM(t, binary, dir)
+func life(t *testing.T, program, dir string, ops []*openapitest.Operation, files []string, seed uint64, sum *tally) {
+	v := startVMM(t, program, dir)
 	var all sync.WaitGroup
 	begin := time.Now()
 	for w := range workers {
@@ -204,7 +190,7 @@ func (f *fuzzer) step() {
 
 // start has a guest boot, whatever has been configured, and says whether one runs.
 func (f *fuzzer) start() bool {
-	kernel := pick(f.maker, f.v.dir+"/spin", f.files[7])
+	kernel := pick(f.maker, f.v.dir+"/idle", f.files[7])
 	boot := fmt.Sprintf(`{"kernel_image_path": %s, "boot_args": "console=ttyS0 quiet panic=1 reboot=k", "initrd_path": %s}`, quote(kernel), quote(f.files[8]))
 	f.ask("PUT", "/boot-source", boot)
 	f.ask("PATCH", "/machine-config", `{"mem_size_mib": 128}`)
