@@ -8,15 +8,16 @@
 // The part of the API that is served:
 //
 //	GET   /                   id, state (Ended too, which Firecracker has not), vmm_version, app_name
+//	GET   /openapi.json       all of this for programs: fields, types, ranges; not in Firecracker
 //	GET   /version            firecracker_version
 //	GET   /vm/config          everything that has been configured, with defaults filled in
 //	GET   /machine-config     PUT and PATCH too
 //	PUT   /cpu-config         a custom CPU template, in place of machine-config's cpu_template: the last one named counts
 //	PUT   /boot-source
-//	PUT   /drives/{id}
+//	PUT   /drives/{id}        DELETE too, before the start, as of the other two with an id
 //	PATCH /drives/{id}        after the start: path_on_host, rate_limiter
 //	PUT   /filesystems/{id}   not in Firecracker: fs_id, tag, path_on_host, is_read_only
-//	PUT   /network-interfaces/{id}   no DELETE
+//	PUT   /network-interfaces/{id}
 //	PATCH /network-interfaces/{id}   after the start: rx_rate_limiter, tx_rate_limiter
 //	PUT   /vsock
 //	PUT   /entropy
@@ -27,6 +28,8 @@
 //	PUT   /metrics            before the start, once
 //	PUT   /actions            InstanceStart; after it FlushMetrics and SendCtrlAltDel
 //	PATCH /vm                 Paused or Resumed, after the start
+//
+// /snapshot/create, /snapshot/load, /pmem/{id} and /hotplug/memory are refused as not supported yet.
 package api
 
 import (
