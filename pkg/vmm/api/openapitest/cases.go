@@ -54,7 +54,17 @@ func (s *Schema) Cases(name string, example func(name string) string) []Case {
 	case "string":
 		return s.stringCases(name, example, allowed, refused)
 	case "array":
-		return refused(allowed("[]"), "{}", "7", `"x"`)
+		cs := refused(nil, "{}", "7", `"x"`)
+		if s.MinItems == 0 {
+			cs = append(cs, allowed("[]")...)
+		} else {
+			cs = refused(cs, "[]")
+		}
+		for _, c := range s.Items.Cases(name, example) {
+			c.Text = "[" + c.Text + "]"
+			cs = append(cs, c)
+		}
+		return cs
 	case "object":
 		return s.objectCases(name, example, refused)
 	}
@@ -117,7 +127,10 @@ func (s *Schema) objectCases(name string, example func(string) string, refused f
 		c.Text = Object(o)
 		return c
 	}
-	cs = append(cs, Case{Text: Object(least)}, Case{Text: Object(whole)}, with("no_such_field", Case{"1", true, "no_such_field"}))
+	cs = append(cs, Case{Text: Object(least)}, Case{Text: Object(whole)})
+	if s.closed() {
+		cs = append(cs, with("no_such_field", Case{"1", true, "no_such_field"}))
+	}
 	for key := range s.Properties {
 		for _, c := range parts[key] {
 			cs = append(cs, with(key, c))

@@ -51,7 +51,7 @@ func (s *Schema) check(at string, v any) error {
 		}
 	case "array":
 		list, ok := v.([]any)
-		if !ok {
+		if !ok || len(list) < s.MinItems {
 			return bad
 		}
 		for i, e := range list {
@@ -71,7 +71,7 @@ func (s *Schema) check(at string, v any) error {
 		}
 		for k, e := range o {
 			p := s.Properties[k]
-			if p == nil && s.AdditionalProperties != nil && !*s.AdditionalProperties {
+			if p == nil && s.closed() {
 				return fmt.Errorf("%s/%s is unknown", at, k)
 			}
 			if p != nil {

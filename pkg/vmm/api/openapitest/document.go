@@ -21,9 +21,13 @@ type Schema struct {
 	Pattern              string
 	Required             []string
 	Properties           map[string]*Schema
-	AdditionalProperties *bool
+	AdditionalProperties json.RawMessage
 	Items                *Schema
+	MinItems             int
 }
+
+// closed says whether an object may have no other members than the properties.
+func (s *Schema) closed() bool { return string(s.AdditionalProperties) == "false" }
 
 // Operation is a method on a path.
 type Operation struct {
