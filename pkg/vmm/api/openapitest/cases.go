@@ -98,7 +98,7 @@ func (s *Schema) stringCases(name string, example func(string) string, allowed f
 
 // fit is a string that the schema allows, made of a word if that will do.
 func (s *Schema) fit(word string) string {
-	for _, t := range []string{word, "a1", "02:00:00:00:00:01", "abc-123", ""} {
+	for _, t := range []string{word, "a1", "02:00:00:00:00:01", "abc-123", "169.254.1.1", "0x1", "0b1", ""} {
 		if s.matches(t) {
 			return t
 		}
