@@ -190,8 +190,8 @@ func (f *fuzzer) step() {
 
 // start has a guest boot, whatever has been configured, and says whether one runs.
 func (f *fuzzer) start() bool {
-	kernel := pick(f.maker, f.v.dir+"/idle", f.files[7])
-	boot := fmt.Sprintf(`{"kernel_image_path": %s, "boot_args": "console=ttyS0 quiet panic=1 reboot=k", "initrd_path": %s}`, quote(kernel), quote(f.files[8]))
+	kernel := f.v.dir + pick(f.maker, "/idle", "/kernel")
+	boot := fmt.Sprintf(`{"kernel_image_path": %s, "boot_args": "console=ttyS0 quiet panic=1 reboot=k", "initrd_path": %s}`, quote(kernel), quote(f.v.dir+"/initrd"))
 	f.ask("PUT", "/boot-source", boot)
 	f.ask("PATCH", "/machine-config", `{"mem_size_mib": 128}`)
 	for _, id := range []string{"a", "b", "c", "root", "1"} { // only those of which the host has what they need

@@ -66,6 +66,15 @@ func files(t *testing.T, dir, kernel, initrd string) []string {
 	check(os.WriteFile(at("empty"), nil, 0o600))
 	check(os.WriteFile(at("idle"), vmmtest.ELF([]byte{0xf4, 0xeb, 0xfd}), 0o600)) // hlt, again and again
 	check(os.WriteFile(at("garbage"), bytes.Repeat([]byte("\x7fELF\xff"), 1000), 0o600))
+	// Copies: a request may have a log or a console appended to them.
+	for name, from := range map[string]string{"kernel": kernel, "initrd": initrd} {
+		if from == "" {
+			continue
+		}
+		data, err := os.ReadFile(from)
+		check(err)
+		check(os.WriteFile(at(name), data, 0o600))
+	}
 	check(os.Mkdir(at("folder"), 0o700))
 	check(syscall.Mkfifo(at("fifo"), 0o600))
 	check(os.Symlink(at("loop"), at("loop")))
@@ -73,8 +82,8 @@ func files(t *testing.T, dir, kernel, initrd string) []string {
 	check(err)
 	t.Cleanup(func() { l.Close() })
 	return []string{
-		at("disk"), at("disk"), at("disk2"), at("idle"), at("folder"), at("new1"), at("new2"), kernel, initrd, // more likely than the others
-		at("disk"), at("disk2"), at("idle"), at("folder"), at("new1"), kernel, initrd,
+		at("disk"), at("disk"), at("disk2"), at("idle"), at("folder"), at("new1"), at("new2"), at("kernel"), at("initrd"), // more likely than the others
+		at("disk"), at("disk2"), at("idle"), at("folder"), at("new1"), at("kernel"), at("initrd"),
 		at("read-only"), at("empty"), at("garbage"), at("fifo"), at("loop"), at("listening"), at("none/none"), at("folder/../disk"),
 		"disk", "new3", ".", "", "@abstract", "/dev/null", "/dev/zero", "/proc/self/mem", dir + "/" + strings.Repeat("x", 4000), at("a\x00b"), at("é 世"),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -66,9 +67,38 @@ func configureNetwork() error {
 		if err := netlink.AddrAdd(link, address); err != nil {
 			return err
 		}
-		return netlink.LinkSetUp(link)
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+		// The metadata service is reached through the interface, whatever the routes are.
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK,
+			Dst: &net.IPNet{IP: net.IPv4(169, 254, 169, 254).To4(), Mask: net.CIDRMask(32, 32)}})
 	}
 	return nil
+}
+
+// metadata asks the metadata service as a guest of Firecracker's would: first for a token, then with it.
+func metadata(path string) (string, error) {
+	client := &http.Client{Timeout: time.Minute}
+	ask := func(method, path, header, value string) (string, error) {
+		r, err := http.NewRequest(method, "http://169.254.169.254"+path, nil)
+		if err != nil {
+			return "", err
+		}
+		r.Header.Set(header, value)
+		resp, err := client.Do(r)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		return string(text), err
+	}
+	token, err := ask("PUT", "/latest/api/token", "X-metadata-token-ttl-seconds", "60")
+	if err != nil {
+		return "", err
+	}
+	return ask("GET", path, "X-metadata-token", token)
 }
 
 func answer(c net.Conn) {
@@ -100,6 +130,9 @@ func answer(c net.Conn) {
 		}
 		defer tcp.Close()
 		io.Copy(c, tcp)
+	case "mmds": // what the metadata service, version 2, has at a path
+		text, err := metadata(argument)
+		fmt.Fprintln(c, text, err)
 	case "mac":
 		i, err := net.InterfaceByName("eth0")
 		fmt.Fprintln(c, i.HardwareAddr, err)
