@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -23,71 +24,103 @@ func operations(t *testing.T) []*openapitest.Operation {
 	return ops
 }
 
-// sourceRoutes reads the methods and paths that route knows out of its source, where its cases are "METHOD part", and what it compares
-// the second part with is in the case's body.
+// sourceRoutes reads the methods and paths that route knows out of the source, where its cases are "METHOD part". What it compares the
+// second part with is in the case's body, or in the cases of a function that this calls, whose name begins with route, too.
 func sourceRoutes(t *testing.T) (routes []string) {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "routes.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	literal := func(e ast.Expr) (string, bool) {
-		l, ok := e.(*ast.BasicLit)
-		if !ok || l.Kind != token.STRING {
-			return "", false
+	functions := map[string]*ast.FuncDecl{}
+	files, _ := filepath.Glob("*.go")
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
 		}
-		s, err := strconv.Unquote(l.Value)
-		return s, err == nil
-	}
-	for _, d := range file.Decls {
-		if f, ok := d.(*ast.FuncDecl); !ok || f.Name.Name != "route" {
-			continue
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok {
+				functions[f.Name.Name] = f
+			}
 		}
-		var two ast.Node // the body of "if two"
-		ast.Inspect(d, func(n ast.Node) bool {
-			if i, ok := n.(*ast.IfStmt); ok && two == nil {
-				two = i.Body
+	}
+	two := functions["route"].Body.List[1].(*ast.IfStmt) // for paths of two parts
+	for _, c := range cases(two) {
+		seconds, more := seconds(c)
+		for _, s := range literals(c) {
+			method, part, _ := strings.Cut(s, " ")
+			if len(seconds) == 0 && more == "" {
+				routes = append(routes, method+" /"+part+"/{}")
 			}
-			c, ok := n.(*ast.CaseClause)
-			if !ok {
-				return true
+			for _, second := range seconds {
+				routes = append(routes, method+" /"+part+"/"+second)
 			}
-			var seconds []string
-			ast.Inspect(&ast.BlockStmt{List: c.Body}, func(n ast.Node) bool {
-				switch b := n.(type) {
-				case *ast.BinaryExpr:
-					if s, ok := literal(b.Y); ok && b.Op == token.EQL {
-						seconds = append(seconds, s)
-					}
-				case *ast.CaseClause:
-					for _, e := range b.List {
-						if s, ok := literal(e); ok {
-							seconds = append(seconds, s)
-						}
-					}
-				}
-				return true
-			})
-			for _, e := range c.List {
-				s, ok := literal(e)
-				method, part, isRoute := strings.Cut(s, " ")
-				switch {
-				case !ok || !isRoute:
-				case c.Pos() > two.End():
-					routes = append(routes, method+" /"+part)
-				case len(seconds) == 0:
-					routes = append(routes, method+" /"+part+"/{}")
-				}
-				for _, second := range seconds {
-					if ok && isRoute && c.Pos() < two.End() {
-						routes = append(routes, method+" /"+part+"/"+second)
+			if more == "" {
+				continue
+			}
+			for _, inner := range cases(functions[more]) {
+				for _, s := range literals(inner) {
+					if m, rest, _ := strings.Cut(s, " "); m == method {
+						routes = append(routes, method+" /"+part+"/"+rest)
 					}
 				}
 			}
-			return true
-		})
+		}
+	}
+	for _, c := range cases(functions["route"]) {
+		if c.Pos() > two.End() {
+			for _, s := range literals(c) {
+				method, part, _ := strings.Cut(s, " ")
+				routes = append(routes, method+" /"+part)
+			}
+		}
 	}
 	return routes
+}
+
+// cases gives the clauses in a piece of code whose expressions are strings of two words.
+func cases(n ast.Node) (list []*ast.CaseClause) {
+	ast.Inspect(n, func(n ast.Node) bool {
+		if c, ok := n.(*ast.CaseClause); ok && len(literals(c)) > 0 && strings.Contains(literals(c)[0], " ") {
+			list = append(list, c)
+		}
+		return true
+	})
+	return list
+}
+
+// literals gives a clause's strings.
+func literals(c *ast.CaseClause) (list []string) {
+	for _, e := range c.List {
+		if s, ok := literal(e); ok {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+func literal(e ast.Expr) (string, bool) {
+	l, ok := e.(*ast.BasicLit)
+	if !ok || l.Kind != token.STRING {
+		return "", false
+	}
+	s, err := strconv.Unquote(l.Value)
+	return s, err == nil
+}
+
+// seconds gives what a clause's body compares with, and the function that it calls to go on.
+func seconds(c *ast.CaseClause) (list []string, more string) {
+	ast.Inspect(&ast.BlockStmt{List: c.Body}, func(n ast.Node) bool {
+		switch b := n.(type) {
+		case *ast.BinaryExpr:
+			if s, ok := literal(b.Y); ok && b.Op == token.EQL {
+				list = append(list, s)
+			}
+		case *ast.CallExpr:
+			if f, ok := b.Fun.(*ast.Ident); ok && strings.HasPrefix(f.Name, "route") {
+				more = f.Name
+			}
+		}
+		return true
+	})
+	return list, more
 }
 
 // Each route is in the document, and nothing else is.
