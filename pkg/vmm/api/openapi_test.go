@@ -305,7 +305,7 @@ func TestDocumentAnswers(t *testing.T) {
 			b.start(t)
 		}
 		for _, o := range operations(t) {
-			if o.Answer == nil {
+			if o.Answer == nil || o.When == "after" && !started {
 				continue
 			}
 			if err := o.Answer.Check([]byte(b.must(t, o.Method, o.Path, ""))); err != nil {
