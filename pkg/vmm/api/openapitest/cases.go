@@ -60,6 +60,9 @@ func (s *Schema) Cases(name string, example func(name string) string) []Case {
 		} else {
 			cs = refused(cs, "[]")
 		}
+		if s.MaxItems != nil && *s.MaxItems == 0 {
+			return cs
+		}
 		for _, c := range s.Items.Cases(name, example) {
 			c.Text = "[" + c.Text + "]"
 			cs = append(cs, c)
@@ -98,7 +101,7 @@ func (s *Schema) stringCases(name string, example func(string) string, allowed f
 
 // fit is a string that the schema allows, made of a word if that will do.
 func (s *Schema) fit(word string) string {
-	for _, t := range []string{word, "a1", "02:00:00:00:00:01", "abc-123", "169.254.1.1", "0x1", "0b1", ""} {
+	for _, t := range []string{word, "a1", "02:00:00:00:00:01", "abc-123", "169.254.1.1", "7", "0b1", ""} {
 		if s.matches(t) {
 			return t
 		}

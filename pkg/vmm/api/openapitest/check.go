@@ -51,7 +51,7 @@ func (s *Schema) check(at string, v any) error {
 		}
 	case "array":
 		list, ok := v.([]any)
-		if !ok || len(list) < s.MinItems {
+		if !ok || len(list) < s.MinItems || s.MaxItems != nil && len(list) > *s.MaxItems {
 			return bad
 		}
 		for i, e := range list {

@@ -24,6 +24,7 @@ type Schema struct {
 	AdditionalProperties json.RawMessage
 	Items                *Schema
 	MinItems             int
+	MaxItems             *int
 }
 
 // closed says whether an object may have no other members than the properties.
