@@ -122,6 +122,12 @@ func (s *Schema) objectCases(name string, example func(string) string, refused f
 			least[key] = whole[key]
 		}
 	}
+	only := "" // is there because something must be
+	if s.MinProperties > 0 && len(least) == 0 {
+		only = slices.Min(slices.Collect(maps.Keys(s.Properties)))
+		least[only] = whole[only]
+		cs = refused(cs, "{}")
+	}
 	with := func(key string, c Case) Case {
 		o := maps.Clone(least)
 		if delete(o, key); c.Text != "" {
@@ -139,7 +145,11 @@ func (s *Schema) objectCases(name string, example func(string) string, refused f
 			cs = append(cs, with(key, c))
 		}
 		required := slices.Contains(s.Required, key)
-		cs = append(cs, with(key, Case{"null", required, key}))
+		if key == only {
+			cs = append(cs, with(key, Case{"null", true, name}))
+		} else {
+			cs = append(cs, with(key, Case{"null", required, key}))
+		}
 		if required {
 			cs = append(cs, with(key, Case{"", true, key}))
 		}

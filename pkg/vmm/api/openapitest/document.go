@@ -21,6 +21,7 @@ type Schema struct {
 	Pattern              string
 	Required             []string
 	Properties           map[string]*Schema
+	MinProperties        int
 	AdditionalProperties json.RawMessage
 	Items                *Schema
 	MinItems             int
