@@ -157,6 +157,12 @@ func TestCalls(t *testing.T) {
 		{"PATCH", "/vm", `{"state": "Resumed"}`, beforeStart, "204"},
 		{"PATCH", "/vm", `{"state": "Resumed"}`, beforeStart, "204"},
 
+		{"PUT", "/logger", `{"log_path": "$D/log", "level": "Warn", "show_level": true}`, "204", afterStart},
+		{"PUT", "/logger", `{"level": "loud"}`, `400 level is "loud"`, `400 level is "loud"`},
+		{"PUT", "/metrics", `{"metrics_path": "$D/none/metrics"}`, "400 metrics_path is", afterStart},
+		{"PUT", "/metrics", `{"metrics_path": "$D/metrics"}`, "204", afterStart},
+		{"PUT", "/metrics", `{"metrics_path": "$D/metrics2"}`, "400 ", afterStart}, // only once
+
 		{"PUT", "/snapshot/create", `{"snapshot_path": "s", "mem_file_path": "m"}`, notYet, notYet},
 		{"PUT", "/snapshot/load", `{"snapshot_path": "s"}`, notYet, notYet},
 		{"PUT", "/pmem/a", `{"id": "a", "path_on_host": "$D/disk"}`, notYet, notYet},
