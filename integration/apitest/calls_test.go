@@ -68,6 +68,9 @@ func machine(t *testing.T, started bool) *vmm {
 		{"/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false}`},
 		{"/network-interfaces/a", `{"iface_id": "a", "host_dev_name": "fcapi0"}`},
 		{"/filesystems/a", `{"fs_id": "a", "tag": "other", "path_on_host": "$D/folder"}`},
+		{"/network-interfaces/m", fmt.Sprintf(`{"iface_id": "m", "host_dev_name": "fcm%v"}`, started)},
+		{"/mmds/config", `{"network_interfaces": ["m"]}`},
+		{"/mmds", `{}`},
 	} {
 		if got := v.call(t, "PUT", r.path, r.body); got != "204" {
 			t.Fatalf("PUT %s: %s", r.path, got)
@@ -163,6 +166,16 @@ func TestCalls(t *testing.T) {
 		{"PUT", "/metrics", `{"metrics_path": "$D/metrics"}`, "204", afterStart},
 		{"PUT", "/metrics", `{"metrics_path": "$D/metrics2"}`, "400 ", afterStart}, // only once
 
+		{"PUT", "/mmds", `{"a": {"b": 1}}`, "204", "204"},
+		{"PUT", "/mmds", `{"a": `, "400 An error occurred", "400 An error occurred"},
+		{"PATCH", "/mmds", `{"a": {"b": null}}`, "204", "204"},
+		{"GET", "/mmds", "", `200 {"a":{}}`, `200 {"a":{}}`},
+		{"PUT", "/mmds/config", `{"network_interfaces": ["m"], "version": "V2"}`, "204", afterStart},
+		{"PUT", "/mmds/config", `{"network_interfaces": []}`, "400 mmds-config/network_interfaces is", "400 mmds-config/network_interfaces is"},
+
+		{"PUT", "/cpu-config", `{"cpuid_modifiers": [], "msr_modifiers": []}`, "204", afterStart},
+		{"PUT", "/cpu-config", `{"cpuid_modifiers": [{"leaf": "x", "subleaf": "0", "flags": 0, "modifiers": []}]}`, "400 ", "400 "},
+
 		{"PUT", "/snapshot/create", `{"snapshot_path": "s", "mem_file_path": "m"}`, notYet, notYet},
 		{"PUT", "/snapshot/load", `{"snapshot_path": "s"}`, notYet, notYet},
 		{"PUT", "/pmem/a", `{"id": "a", "path_on_host": "$D/disk"}`, notYet, notYet},
@@ -222,6 +235,7 @@ func TestDocument(t *testing.T) {
 			case c.Bad && strings.HasPrefix(got, "400 ") && strings.Contains(got, c.Field):
 			case !c.Bad && o.When == "before" && got == afterStart, !c.Bad && o.When != "before" && got == "204":
 			case !c.Bad && strings.Contains(c.Text, "InstanceStart") && got == afterStart:
+			case o.Path == "/mmds/config" && got == afterStart: // which interfaces there are is looked at later
 			case !c.Bad && strings.HasPrefix(got, "400 The id from the path"): // the longest id
 			default:
 				t.Errorf("%s %s %s: %s", o.Method, o.Path, c.Text, got)

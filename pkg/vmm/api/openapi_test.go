@@ -160,6 +160,9 @@ func documentBench(t *testing.T, started bool) *bench {
 	b.must(t, "PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false}`)
 	b.must(t, "PUT", "/network-interfaces/a", `{"iface_id": "a", "host_dev_name": "tap0"}`)
 	b.must(t, "PUT", "/filesystems/a", `{"fs_id": "a", "tag": "other", "path_on_host": "$D/shared"}`)
+	b.must(t, "PUT", "/network-interfaces/m", `{"iface_id": "m", "host_dev_name": "tapm"}`)
+	b.must(t, "PUT", "/mmds/config", `{"network_interfaces": ["m"]}`)
+	b.must(t, "PUT", "/mmds", `{}`)
 	if started {
 		b.start(t)
 	}
