@@ -24,6 +24,7 @@ func (vm *VM) Clone() VM {
 	if c.MMDS = clone(vm.MMDS); c.MMDS != nil {
 		c.MMDS.NetworkInterfaces = slices.Clone(vm.MMDS.NetworkInterfaces)
 	}
+	c.Balloon = clone(vm.Balloon)
 	if c.Entropy != nil {
 		c.Entropy.RateLimiter = c.Entropy.RateLimiter.clone()
 	}

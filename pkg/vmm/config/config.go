@@ -17,6 +17,7 @@ type VM struct {
 	Entropy *Entropy `json:"entropy,omitempty"`
 	Serial  *Serial  `json:"serial,omitempty"`
 	MMDS    *MMDS    `json:"mmds-config,omitempty"`
+	Balloon *Balloon `json:"balloon,omitempty"`
 
 	// BootTimer gives the machine Firecracker's boot timer. It is no part of the JSON, as Firecracker takes it from its
 	// command line only.

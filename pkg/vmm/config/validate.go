@@ -129,8 +129,11 @@ func (vm *VM) ValidateParts() error {
 			return err
 		}
 	}
+	if err := vm.validateBalloon(); err != nil {
+		return err
+	}
 	if n := vm.devices(); n > MaxDevices {
-		return bad("number of devices (drives, filesystems, network interfaces, vsock, entropy)", n, fmt.Sprintf("at most %d", MaxDevices))
+		return bad("number of devices (drives, filesystems, network interfaces, vsock, entropy, balloon)", n, fmt.Sprintf("at most %d", MaxDevices))
 	}
 	return nil
 }
@@ -141,6 +144,9 @@ func (vm *VM) devices() int {
 		n++
 	}
 	if vm.Entropy != nil {
+		n++
+	}
+	if vm.Balloon != nil {
 		n++
 	}
 	return n

@@ -30,6 +30,7 @@ func valid() VM {
 		Entropy: &Entropy{RateLimiter: limiter()},
 		Serial:  &Serial{SerialOutPath: "console.log", RateLimiter: &TokenBucket{Size: 1000, RefillTime: 100}},
 		MMDS:    &MMDS{Version: MMDSV2, NetworkInterfaces: []string{"eth0", "b"}, IPv4Address: "169.254.1.0"},
+		Balloon: &Balloon{AmountMiB: 64, StatsPollingIntervalS: 1},
 	}
 }
 
@@ -145,11 +146,17 @@ func TestValidate(t *testing.T) {
 		{"negative bound", func(vm *VM) { vm.Serial.MaxBytes = -1 }, "max_bytes", "-1"},
 		{"serial limit", func(vm *VM) { vm.Serial.RateLimiter.RefillTime = MaxRefillTime + 1 }, "serial/rate_limiter/refill_time", "9223372036855"},
 		{"serial path", func(vm *VM) { vm.Serial.SerialOutPath = "\x00" }, "serial_out_path", `"\x00"`},
+		{"largest balloon", func(vm *VM) { *vm.Balloon = Balloon{AmountMiB: 256, StatsPollingIntervalS: 65535} }, "", ""},
+		{"balloon larger than memory", func(vm *VM) { vm.Balloon.AmountMiB = 257 }, "balloon/amount_mib", "257"},
+		{"negative balloon", func(vm *VM) { vm.Balloon.AmountMiB = -1 }, "balloon/amount_mib", "-1"},
+		{"balloon beyond any memory", func(vm *VM) { vm.Balloon.AmountMiB = MaxMemMiB + 1 }, "balloon/amount_mib", "261121"},
+		{"negative interval", func(vm *VM) { vm.Balloon.StatsPollingIntervalS = -1 }, "balloon/stats_polling_interval_s", "-1"},
+		{"long interval", func(vm *VM) { vm.Balloon.StatsPollingIntervalS = 65536 }, "balloon/stats_polling_interval_s", "65536"},
 		{"too many devices", func(vm *VM) {
 			for i := range MaxDevices {
 				vm.Filesystems = append(vm.Filesystems, Filesystem{FSID: long[:i+1], Tag: long[:i+1], PathOnHost: "x"})
 			}
-		}, "number of devices (drives, filesystems, network interfaces, vsock, entropy)", "26"},
+		}, "number of devices (drives, filesystems, network interfaces, vsock, entropy, balloon)", "27"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -12,6 +12,7 @@ const (
 	TypeNet     = 1
 	TypeBlock   = 2
 	TypeEntropy = 4
+	TypeBalloon = 5
 	TypeVsock   = 19
 	TypeFS      = 26
 )
@@ -43,6 +44,18 @@ type Device interface {
 	// holds up for at most ResetTimeout; then its error wraps ErrBusy, guest memory must stay mapped, and until the last
 	// request has ended Activate refuses, and Reset returns that error at once. Reset of an inactive device does nothing.
 	Reset() error
+}
+
+// Prompt is a Device with queues that must be served before the driver goes on, as a driver may rely on what it should not:
+// that the device is quicker than itself.
+type Prompt interface {
+	Device
+	// Prompt says whether queue i may be such a queue. The transport is then told of its notifications by the driver's own thread, and
+	// not by an ioeventfd.
+	Prompt(i int) bool
+	// Notify serves queue i to its end on the driver's thread, which waits: it must be quick. The transport serialises it like the
+	// methods of Device. It returns false for a queue that is notified like others.
+	Notify(i int) bool
 }
 
 // Activation is what a device gets when its driver is ready.

@@ -54,6 +54,10 @@ func (w *Worker) Stop() error {
 	return w.ending.Await(w.done.Wait)
 }
 
+// Serve works off q from the calling goroutine, one request after another, until q is stopped or broken, or handle fails; the
+// error says which. It is for devices with more queues than a Worker has.
+func Serve(q *queue.Queue, irq Interrupt, handle Handler) error { return new(Worker).serve(q, irq, handle) }
+
 func (w *Worker) serve(q *queue.Queue, irq Interrupt, handle Handler) error {
 	var c queue.Chain
 	for {

@@ -163,7 +163,7 @@ func (t *Transport) Write(off uint64, p []byte) {
 	v := binary.LittleEndian.Uint32(p)
 	switch off {
 	case regQueueNotify:
-		if v < uint32(len(t.notify)) {
+		if v < uint32(len(t.notify)) && !t.prompted(int(v)) {
 			// The counter cannot overflow at one a write; a closed file is nobody's loss.
 			_, _ = t.notify[v].Write(t.one[:])
 		}
@@ -177,6 +177,23 @@ func (t *Transport) Write(off uint64, p []byte) {
 	if !t.closed {
 		t.write(off, v)
 	}
+}
+
+// NeedsExit says that a notification of queue i must come by Write: an eventfd would be too late.
+func (t *Transport) NeedsExit(i int) bool {
+	p, ok := t.dev.(virtio.Prompt)
+	return ok && p.Prompt(i)
+}
+
+// prompted has the device serve queue i on this thread, if it does.
+func (t *Transport) prompted(i int) bool {
+	p, ok := t.dev.(virtio.Prompt)
+	if !ok || !p.Prompt(i) {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.status&statusDriverOK != 0 && p.Notify(i)
 }
 
 func (t *Transport) write(off uint64, v uint32) {

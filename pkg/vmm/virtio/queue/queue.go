@@ -45,7 +45,7 @@ type Config struct {
 	Notify *os.File
 }
 
-// Queue is a split virtqueue. Pop, Wait and Sleep form its available side; Push, Stage, Publish and NeedsInterrupt its used side.
+// Queue is a split virtqueue. Pop, Wait, Ask and Sleep form its available side; Push, Stage, Publish and NeedsInterrupt its used side.
 // One goroutine may use each side at a time, both sides at once if need be. Stop and Wake may be called at any time.
 type Queue struct {
 	mem      *memory.Memory
@@ -297,14 +297,7 @@ func (q *Queue) Wait() error {
 		if q.seenAvail != q.lastAvail {
 			return nil
 		}
-		// First ask, then look again: a driver that did not see the request has made its chain visible before.
-		if q.eventIdx {
-			store16(q.used, usedRing+8*int(q.size), q.lastAvail)
-		} else if q.quiet {
-			and32(q.used, usedFlags, ^uint32(usedFlagNoNotify))
-			q.quiet = false
-		}
-		if load16(q.avail, availIdx) != q.lastAvail {
+		if q.Ask() {
 			return nil
 		}
 		if q.notify == nil {
@@ -317,6 +310,22 @@ func (q *Queue) Wait() error {
 			return fmt.Errorf("waiting for the driver's notification: %w", err)
 		}
 	}
+}
+
+// Ask has the driver notify the device of the next chain, and returns true if there is one already. It belongs to the available
+// side; Wait does it by itself.
+func (q *Queue) Ask() bool {
+	if q.seenAvail != q.lastAvail {
+		return true
+	}
+	// First ask, then look again: a driver that did not see the request has made its chain visible before.
+	if q.eventIdx {
+		store16(q.used, usedRing+8*int(q.size), q.lastAvail)
+	} else if q.quiet {
+		and32(q.used, usedFlags, ^uint32(usedFlagNoNotify))
+		q.quiet = false
+	}
+	return load16(q.avail, availIdx) != q.lastAvail
 }
 
 // Stopped says whether Stop was called: for devices whose requests take long.
