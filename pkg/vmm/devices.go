@@ -9,6 +9,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/boot"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/balloon"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/mmio"
@@ -92,6 +93,15 @@ func (m *Machine) addDevices(cfg *config.VM) error {
 			return err
 		}
 	}
+	if cfg.Balloon != nil {
+		dev, err := balloon.New(*cfg.Balloon)
+		if err != nil {
+			return &inputError{err: err}
+		}
+		if err := m.addDevice("balloon", dev); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -129,6 +139,9 @@ func (m *Machine) connect(d *device) (err error) {
 	}
 	d.countActivations()
 	for i, f := range d.transport.NotifyFDs() {
+		if d.transport.NeedsExit(i) {
+			continue
+		}
 		if err := m.vm.Ioeventfd(f, uint64(d.window.Addr)+mmio.NotifyOffset, uint32(i)); err != nil {
 			return fmt.Errorf("queue %d: %w", i, err)
 		}

@@ -98,7 +98,7 @@ func (m *Machine) UpdateNetworkInterface(_ context.Context, u config.NetworkInte
 	return nil
 }
 
-// canUpdate refuses a machine that is not there yet, or no more. The caller holds mu, so that the devices stay until it is done.
+// canUpdate refuses a machine that is not there yet, or no more. A caller that holds mu has the devices stay until it is done.
 func (m *Machine) canUpdate(op string) error {
 	if s := m.State(); s != config.Running && s != config.Paused {
 		return m.wrongState(op)

@@ -26,6 +26,9 @@
 //	PUT   /mmds/config
 //	PUT   /logger             before the start, again and again
 //	PUT   /metrics            before the start, once
+//	GET   /balloon            PUT too; PATCH after the start: amount_mib
+//	GET   /balloon/statistics after the start, as PATCH: stats_polling_interval_s
+//	PATCH /balloon/hinting/start, /balloon/hinting/stop, and GET /balloon/hinting/status: after the start
 //	PUT   /actions            InstanceStart; after it FlushMetrics and SendCtrlAltDel
 //	PATCH /vm                 Paused or Resumed, after the start
 //
@@ -67,6 +70,7 @@ type Machine interface {
 	// UpdateDrive makes all of a change or nothing, and so does UpdateNetworkInterface.
 	UpdateDrive(ctx context.Context, u config.DriveUpdate) error
 	UpdateNetworkInterface(ctx context.Context, u config.NetworkInterfaceUpdate) error
+	Ballooner
 }
 
 // Options of a Server. ID, Version and Boot are required.

@@ -31,7 +31,8 @@ type fakeMachine struct {
 	pauses, resumes, keys int
 	drives                []config.DriveUpdate
 	interfaces            []config.NetworkInterfaceUpdate
-	err                   error
+	fakeBalloon
+	err error
 }
 
 func (m *fakeMachine) State() config.State {

@@ -52,14 +52,14 @@ func (s *Server) Configure(ctx context.Context, text []byte) error {
 func (d document) section(vm *config.VM, m member) error {
 	null := string(m.raw) == "null"
 	switch m.key {
-	case "balloon", "pmem", "memory-hotplug":
+	case "pmem", "memory-hotplug":
 		if v := compact(m.raw); !null && v != "[]" && v != "{}" {
 			return d.errorAt(m.at, "not supported: want null")
 		}
 		return nil
-	case "boot-source", "cpu-config", "machine-config", "drives", "filesystems", "network-interfaces", "vsock", "entropy", "serial", "mmds-config":
+	case "balloon", "boot-source", "cpu-config", "machine-config", "drives", "filesystems", "network-interfaces", "vsock", "entropy", "serial", "mmds-config":
 	default:
-		return d.errorAt(m.keyAt, "unknown section, expected one of boot-source, cpu-config, drives, entropy, filesystems, logger, machine-config, metrics, mmds-config, network-interfaces, serial, vsock")
+		return d.errorAt(m.keyAt, "unknown section, expected one of balloon, boot-source, cpu-config, drives, entropy, filesystems, logger, machine-config, metrics, mmds-config, network-interfaces, serial, vsock")
 	}
 	if null {
 		return nil
@@ -75,6 +75,8 @@ func (d document) section(vm *config.VM, m member) error {
 		return setPart(vm, d, m, document.serial, setSerial)
 	case "mmds-config":
 		return setPart(vm, d, m, document.mmds, setMMDS)
+	case "balloon":
+		return setPart(vm, d, m, document.balloon, setBalloon)
 	case "machine-config":
 		mach, err := d.machine(m, config.Machine{}, false)
 		setMachine(vm, mach, false)

@@ -87,6 +87,8 @@ func route(method, path string) (handler, string) {
 			if id == "memory" {
 				return notYet("memory hot-plug"), ""
 			}
+		case "GET balloon", "PATCH balloon":
+			return routeBalloon(method, id), ""
 		}
 		return nil, ""
 	}
@@ -119,6 +121,12 @@ func route(method, path string) (handler, string) {
 		return (*Server).getMetadata, ""
 	case "PUT mmds", "PATCH mmds":
 		return (*Server).putMetadata, ""
+	case "GET balloon":
+		return (*Server).getBalloon, ""
+	case "PUT balloon":
+		return (*Server).putBalloon, ""
+	case "PATCH balloon":
+		return (*Server).patchBalloon, ""
 	case "PUT actions":
 		return (*Server).putAction, ""
 	case "PATCH vm":

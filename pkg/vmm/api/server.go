@@ -118,7 +118,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (_ any, err error
 	case (r.Method == http.MethodGet || r.Method == http.MethodDelete) && len(body) > 0:
 		//lint:ignore ST1005 Firecracker's sentence
 		return nil, fmt.Errorf("%s request cannot have a body.", r.Method)
-	case r.Method != http.MethodGet && r.Method != http.MethodDelete && len(body) == 0:
+	case r.Method != http.MethodGet && r.Method != http.MethodDelete && len(body) == 0 && !mayBeEmpty(r.URL.Path):
 		return nil, emptyError(r.Method)
 	}
 	return h(s, r.Context(), request{method: r.Method, id: id, body: body, deprecated: func(field string) {

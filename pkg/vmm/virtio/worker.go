@@ -56,7 +56,9 @@ func (w *Worker) Stop() error {
 
 // Serve works off q from the calling goroutine, one request after another, until q is stopped or broken, or handle fails; the
 // error says which. It is for devices with more queues than a Worker has.
-func Serve(q *queue.Queue, irq Interrupt, handle Handler) error { return new(Worker).serve(q, irq, handle) }
+func Serve(q *queue.Queue, irq Interrupt, handle Handler) error {
+	return new(Worker).serve(q, irq, handle)
+}
 
 func (w *Worker) serve(q *queue.Queue, irq Interrupt, handle Handler) error {
 	var c queue.Chain
