@@ -42,6 +42,8 @@ type Settings struct {
 	SpareInterfaces int `toml:"spare_interfaces"`
 	// HugePages says what guest RAM is made of, as fc-vmm's machine-config does.
 	HugePages string `toml:"huge_pages"`
+	// FreePageReporting has the guest give memory that it has freed back to the host.
+	FreePageReporting bool `toml:"free_page_reporting"`
 	// Debug raises the shim's log level to debug, whatever containerd's is.
 	Debug bool `toml:"debug"`
 }

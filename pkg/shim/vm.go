@@ -144,6 +144,9 @@ func (v *vm) configure(ctx context.Context, o vmOptions, phases *timeline.Timeli
 	if err == nil {
 		err = v.api.PutEntropy(ctx, *desc.Entropy)
 	}
+	if err == nil && desc.Balloon != nil {
+		err = v.api.PutBalloon(ctx, *desc.Balloon)
+	}
 	if err == nil && desc.Serial != nil {
 		err = v.api.PutSerial(ctx, *desc.Serial)
 	}
@@ -173,6 +176,9 @@ func (v *vm) describe(o vmOptions) (*config.VM, error) {
 	}
 	for _, d := range o.Devices {
 		desc.NetworkInterfaces = append(desc.NetworkInterfaces, config.NetworkInterface{IfaceID: d.TAP, HostDevName: d.TAP, GuestMAC: d.MAC.String()})
+	}
+	if s.FreePageReporting {
+		desc.Balloon = &config.Balloon{FreePageReporting: true}
 	}
 	if s.ConsoleLog != "" {
 		if err := os.MkdirAll(s.ConsoleLog, 0o700); err != nil {
