@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/balloon"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs"
 	virtionet "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/net"
@@ -28,6 +29,8 @@ func (m *Machine) Metrics() *metrics.Machine {
 			all.Vsock = dev.Metrics()
 		case *rng.Device:
 			all.Entropy = dev.Metrics()
+		case *balloon.Device:
+			all.Balloon = dev.Metrics()
 		}
 	}
 	return all
@@ -45,6 +48,8 @@ func (d *device) countActivations() {
 	case *vsock.Device:
 		d.transport.ActivateFails = &dev.Metrics().ActivateFails
 	case *rng.Device:
+		d.transport.ActivateFails = &dev.Metrics().ActivateFails
+	case *balloon.Device:
 		d.transport.ActivateFails = &dev.Metrics().ActivateFails
 	}
 }

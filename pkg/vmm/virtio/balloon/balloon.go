@@ -20,6 +20,7 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 )
 
@@ -64,6 +65,7 @@ var (
 // be called at any time.
 type Device struct {
 	features uint64
+	counts   metrics.Balloon
 
 	// The configuration space, and what else drivers and clients read while others write it.
 	target  atomic.Uint32 // pages that the host asks for
@@ -100,6 +102,9 @@ func New(cfg config.Balloon) (*Device, error) {
 	}
 	return d, nil
 }
+
+// Metrics is what the device has counted. The counters go on.
+func (d *Device) Metrics() *metrics.Balloon { return &d.counts }
 
 // Type is the device's type number.
 func (*Device) Type() uint32 { return virtio.TypeBalloon }
@@ -192,9 +197,15 @@ func (d *Device) tell(change func()) error {
 }
 
 // gave takes the result of giving pages back to the host. A guest that names what is not its RAM gets nothing for it; where the
-// host fails, the pages stay, which costs memory, and no more.
-func (d *Device) gave(err error) {
-	if err == nil || errors.Is(err, memory.ErrRange) {
+// host fails, the pages stay, which costs memory, and no more. The n bytes given, or the failure,
+// are counted; nil for nobody.
+func (d *Device) gave(err error, n int, freed, fails *metrics.Counter) {
+	if err == nil {
+		freed.Add(uint64(n))
+		return
+	}
+	fails.Inc()
+	if errors.Is(err, memory.ErrRange) {
 		return
 	}
 	d.failed.Do(func() {

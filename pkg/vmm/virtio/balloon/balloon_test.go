@@ -324,6 +324,10 @@ func TestBrokenQueue(t *testing.T) {
 	}
 	m.Do(m.Rings[reportQueue], nil, []vt.Span{{Addr: firstFree, Len: pageSize}})
 	m.Do(m.Rings[deflateQueue], []vt.Span{list(m, 1)}, nil)
+	c := m.Dev.(*Device).Metrics()
+	if c.EventFails.Count() != 1 || c.FreePageReports.Count() != 1 || c.FreePageReportFreed.Count() != pageSize || c.Deflate.Count() != 1 || c.Inflate.Count() != 0 {
+		t.Errorf("counted %+v", c)
+	}
 }
 
 // A list without end is given up by a reset.

@@ -156,7 +156,8 @@ func (s *session) takeHint(c *queue.Chain) error {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.running() {
-			s.d.gave(s.mem.DiscardSlice(p))
+			s.d.counts.FreePageHints.Inc()
+			s.d.gave(s.mem.DiscardSlice(p), len(p), &s.d.counts.FreePageHintingFreed, &s.d.counts.FreePageHintFails)
 		}
 	})
 }

@@ -59,13 +59,13 @@ func newSession(d *Device, a virtio.Activation) (*session, error) {
 
 func (s *session) start() {
 	s.serve("inflate", s.inflate, s.takePages)
-	s.serve("deflate", s.deflate, returnPages)
+	s.serve("deflate", s.deflate, s.returnPages)
 	s.serve("reporting", s.report, s.takeReport)
 	if s.hint != nil {
 		s.serveHints() // has the driver notify it of each
 	}
 	if s.stats != nil {
-		s.done.Go(func() { s.end("statistics", s.d.statistics.serve(s.stats, s.irq)) })
+		s.done.Go(func() { s.end("statistics", s.d.statistics.serve(s.stats, s.irq, &s.d.counts.StatsUpdates)) })
 	}
 }
 
@@ -79,6 +79,7 @@ func (s *session) serve(name string, q *queue.Queue, handle virtio.Handler) {
 // end is the end of one queue: the others go on.
 func (s *session) end(name string, err error) {
 	if !errors.Is(err, queue.ErrStopped) {
+		s.d.counts.EventFails.Inc()
 		s.irq.Broken(fmt.Errorf("balloon: %s: %w", name, err))
 	}
 }
@@ -95,18 +96,23 @@ func (s *session) stop() {
 
 // takePages gives the pages of a list back to the host.
 func (s *session) takePages(c *queue.Chain) (uint32, error) {
+	s.d.counts.Inflate.Inc()
 	return 0, s.list.discard(c.Readable, s.inflate, func(addr, n uint64) {
-		s.d.gave(s.mem.Discard(addr, n))
+		s.d.gave(s.mem.Discard(addr, n), int(n), nil, &s.d.counts.EventFails)
 	})
 }
 
 // returnPages has nothing to do: a page is there again when the guest touches it.
-func returnPages(*queue.Chain) (uint32, error) { return 0, nil }
+func (s *session) returnPages(*queue.Chain) (uint32, error) {
+	s.d.counts.Deflate.Inc()
+	return 0, nil
+}
 
 // takeReport gives the pages that a chain's writable buffers are back to the host; the guest leaves them alone until it has the
 // chain back (virtio 1.2 §5.5.6.7).
 func (s *session) takeReport(c *queue.Chain) (uint32, error) {
+	s.d.counts.FreePageReports.Inc()
 	return 0, eachPiece(c.Writable, s.report, func(p []byte) {
-		s.d.gave(s.mem.DiscardSlice(p))
+		s.d.gave(s.mem.DiscardSlice(p), len(p), &s.d.counts.FreePageReportFreed, &s.d.counts.FreePageReportFails)
 	})
 }

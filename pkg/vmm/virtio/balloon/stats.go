@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
@@ -44,7 +45,7 @@ func (s *statistics) forget() {
 
 // serve works off the queue of statistics until it is stopped or broken. However many buffers the driver gives, one is looked at
 // each interval.
-func (s *statistics) serve(q *queue.Queue, irq virtio.Interrupt) error {
+func (s *statistics) serve(q *queue.Queue, irq virtio.Interrupt, updates *metrics.Counter) error {
 	var c queue.Chain
 	for {
 		if err := q.Wait(); err != nil {
@@ -58,6 +59,7 @@ func (s *statistics) serve(q *queue.Queue, irq virtio.Interrupt) error {
 			continue
 		}
 		s.read(c.Readable)
+		updates.Inc()
 		if err := s.sleep(q, time.Now()); err != nil {
 			return err
 		}
