@@ -68,6 +68,7 @@ func machine(t *testing.T, started bool) *vmm {
 		{"/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false}`},
 		{"/network-interfaces/a", `{"iface_id": "a", "host_dev_name": "fcapi0"}`},
 		{"/filesystems/a", `{"fs_id": "a", "tag": "other", "path_on_host": "$D/folder"}`},
+		{"/balloon", `{"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true}`},
 		{"/network-interfaces/m", fmt.Sprintf(`{"iface_id": "m", "host_dev_name": "fcm%v"}`, started)},
 		{"/mmds/config", `{"network_interfaces": ["m"]}`},
 		{"/mmds", `{}`},
@@ -175,6 +176,17 @@ func TestCalls(t *testing.T) {
 
 		{"PUT", "/cpu-config", `{"cpuid_modifiers": [], "msr_modifiers": []}`, "204", afterStart},
 		{"PUT", "/cpu-config", `{"cpuid_modifiers": [{"leaf": "x", "subleaf": "0", "flags": 0, "modifiers": []}]}`, "400 ", "400 "},
+
+		{"GET", "/balloon", "", `200 {"amount_mib":0`, `200 {"amount_mib":0`},
+		{"PUT", "/balloon", `{"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true}`, "204", afterStart},
+		{"PUT", "/balloon", `{"amount_mib": 129, "deflate_on_oom": true}`, "400 balloon/amount_mib is 129", afterStart},
+		{"PATCH", "/balloon", `{"amount_mib": 1}`, beforeStart, "204"},
+		{"PATCH", "/balloon", `{"amount_mib": 129}`, beforeStart, "400 balloon/amount_mib is 129"},
+		{"GET", "/balloon/statistics", "", beforeStart, ""},
+		{"PATCH", "/balloon/statistics", `{"stats_polling_interval_s": 2}`, beforeStart, "204"},
+		{"PATCH", "/balloon/hinting/start", `{}`, beforeStart, ""},
+		{"GET", "/balloon/hinting/status", "", beforeStart, ""},
+		{"PATCH", "/balloon/hinting/stop", `{}`, beforeStart, ""},
 
 		{"PUT", "/snapshot/create", `{"snapshot_path": "s", "mem_file_path": "m"}`, notYet, notYet},
 		{"PUT", "/snapshot/load", `{"snapshot_path": "s"}`, notYet, notYet},

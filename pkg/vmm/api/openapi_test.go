@@ -163,6 +163,8 @@ func documentBench(t *testing.T, started bool) *bench {
 	b.must(t, "PUT", "/network-interfaces/m", `{"iface_id": "m", "host_dev_name": "tapm"}`)
 	b.must(t, "PUT", "/mmds/config", `{"network_interfaces": ["m"]}`)
 	b.must(t, "PUT", "/mmds", `{}`)
+	b.must(t, "PATCH", "/machine-config", `{"mem_size_mib": 261120}`)
+	b.must(t, "PUT", "/balloon", `{"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true}`)
 	if started {
 		b.start(t)
 	}
