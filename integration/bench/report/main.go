@@ -1,10 +1,12 @@
 // Command report runs the benchmarks and tells what they say:
 //
-//	report [-check] [-only PATTERN] [-rounds N] [-clock counted|wall] [-out DIR] [-publish]
+//	report [-check] [-only PATTERN] [-rounds N] [-clock counted|wall] [-out DIR] [-publish] [-from FILE] [-against FILE]
 //
 // It prints one table, each figure beside its peers' from the same run, and writes it to DIR as bench.json and, as a picture,
 // bench.svg. Then it holds the figures against the limits in SPECIFICATION.md; one that is missed, or that nobody measured, is
 // exit status 1. With -check it runs only what those limits need. With -publish it also renews the picture and the table in README.md.
+// With -from, the figures are those of an earlier run's bench.json; with -against, those in counted time that another run's bench.json
+// has otherwise, by 5 % or more, are listed and an error.
 //
 // It must never hold a time against a limit that was not counted.
 package main
@@ -37,6 +39,7 @@ func main() {
 // options are the command line.
 type options struct {
 	root, bin, out string
+	from, against  string
 	check, publish bool
 	only           *regexp.Regexp
 	rounds         int
@@ -56,6 +59,8 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.out, "out", "", "folder for bench.json and bench.svg (default ROOT/bin)")
 	f.BoolVar(&o.check, "check", false, "run only what SPECIFICATION.md's limits need")
 	f.BoolVar(&o.publish, "publish", false, "renew the picture and the table in README.md")
+	f.StringVar(&o.from, "from", "", "take the figures from this bench.json: measure nothing")
+	f.StringVar(&o.against, "against", "", "list what differs from this bench.json by 5 % or more")
 	only := f.String("only", ".", "run only the parts whose name matches")
 	f.IntVar(&o.rounds, "rounds", 0, "samples of each figure (default 5)")
 	f.StringVar(&o.clock, "clock", counted, "counted or wall")
@@ -103,9 +108,10 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("SPECIFICATION.md: %w", err)
 	}
 	began := time.Now()
-	commit := commitOf(ctx, o.root) // now: it takes long
-	figures, failed := measure(ctx, o)
-	r := newResult(o, commit, figures)
+	r, failed := obtain(ctx, o)
+	if len(r.Figures) == 0 {
+		return failed
+	}
 	printTable(os.Stdout, r)
 	if err := r.write(o.out); err != nil {
 		return err
@@ -113,7 +119,17 @@ func run(ctx context.Context, args []string) error {
 	if failed == nil && o.publish {
 		failed = publish(o.root, r)
 	}
-	if o.clock != counted || o.only.String() != "." {
+	if o.against != "" {
+		other, err := readResult(o.against)
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		if far := compare(os.Stdout, r.Figures, other.Figures); far > 0 {
+			failed = errors.Join(failed, fmt.Errorf("%d figures differ from %s's", far, o.against))
+		}
+	}
+	figures := r.Figures
+	if r.Clock != counted || o.only.String() != "." {
 		say("%d figures after %v; their limits are for a whole run in counted time", len(figures), time.Since(began).Round(time.Second))
 		return failed
 	}
@@ -129,6 +145,20 @@ func run(ctx context.Context, args []string) error {
 		return errors.Join(failed, fmt.Errorf("%d limits of SPECIFICATION.md are missed", missed))
 	}
 	return failed
+}
+
+// obtain measures, or reads what was measured. Figures may come with an error: of the parts that failed.
+func obtain(ctx context.Context, o options) (Result, error) {
+	if o.from == "" {
+		commit := commitOf(ctx, o.root) // now: it takes long
+		figures, err := measure(ctx, o)
+		return newResult(o, commit, figures), err
+	}
+	r, err := readResult(o.from)
+	if err == nil && o.publish && r.Clock != counted {
+		return Result{}, fmt.Errorf("-publish: %s is of a run by the %s clock: want a counted one", o.from, r.Clock)
+	}
+	return r, err
 }
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
