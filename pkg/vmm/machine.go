@@ -77,16 +77,19 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	unchecked, required := capabilities(cfg.CPUConfig)
 	base := opts.Base.own(opts.KVMPath, unchecked)
 	defer base.release()
-	// What needs no VM comes first: KVM may still be at it.
 	if m.mem, err = memory.New(uint64(cfg.Machine.MemSizeMiB)<<20, pages(&cfg)); err != nil {
 		return nil, &inputError{field: memoryField(&cfg), err: err}
 	}
 	opts.Timeline.Mark("memory")
-	entry, err := m.loadKernel(&cfg)
-	if err != nil {
-		return nil, err
-	}
-	opts.Timeline.Mark("kernel")
+	// KVM waits for RCU when it makes a VM, and again for each of its ioeventfds: the kernel is read meanwhile.
+	var entry boot.Entry
+	var loadErr error
+	loaded := make(chan struct{})
+	go func() {
+		defer close(loaded)
+		entry, loadErr = m.loadKernel(&cfg)
+	}()
+	defer func() { <-loaded }() // before the RAM goes
 	sys, err := m.addVM(base, &cfg)
 	if err != nil {
 		return nil, err
@@ -109,6 +112,10 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 		return nil, err
 	}
 	opts.Timeline.Mark("devices")
+	if <-loaded; loadErr != nil {
+		return nil, loadErr
+	}
+	opts.Timeline.Mark("kernel")
 	if err := m.createVCPUs(sys, &cfg, entry); err != nil {
 		return nil, err
 	}
