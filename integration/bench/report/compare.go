@@ -30,7 +30,7 @@ func readResult(path string) (r Result, err error) {
 // counted tells whether a figure was taken with the clock: a time, or something by time.
 func (f Figure) counted() bool {
 	unit, _, _ := strings.Cut(f.Unit, "-")
-	return unit == "ms" || strings.HasPrefix(unit, "ns") || strings.HasSuffix(unit, "/s")
+	return unit == "ms" || unit == "µs" || strings.HasPrefix(unit, "ns") || strings.HasSuffix(unit, "/s")
 }
 
 // compare lists the figures of r in counted time that differ from other's by more than the tolerance, and says how many others there are.

@@ -57,7 +57,7 @@ func (r row) peers() string {
 	for _, n := range r.who() {
 		switch {
 		case n == "fc":
-		case have && r.values[n] != 0:
+		case have && ours > 0 && number(r.values[n]) != "0" && r.values[n] > 0: // else a ratio says nothing
 			all = append(all, fmt.Sprintf("%s %s (%.2f ×)", n, number(r.values[n]), ours/r.values[n]))
 		default:
 			all = append(all, n+" "+number(r.values[n]))
