@@ -48,6 +48,12 @@ func (d *device) Close() error {
 // addDevices makes all virtio devices, in the order of their windows: the root drive first, so that it is /dev/vda.
 func (m *Machine) addDevices(cfg *config.VM) error {
 	for _, d := range rootFirst(cfg.Drives) {
+		if d.Socket != "" {
+			if err := m.addBackend(d.DriveID); err != nil {
+				return err
+			}
+			continue
+		}
 		dev, err := block.New(d)
 		if err != nil {
 			return &inputError{err: err}

@@ -20,6 +20,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/mmds"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser"
 )
 
 // Machine is a microVM. Its methods may be called from any goroutine.
@@ -42,6 +43,8 @@ type Machine struct {
 	devices   []*device
 	// metadata is nil in a machine without a metadata service.
 	metadata *mmds.Service
+	// backends are the connections of the devices that other processes serve, by the drive's id, until they are among devices.
+	backends map[string]*vhostuser.Drive
 	// files are the serial port's file and the lines of the legacy devices: closed after the devices, before the vCPUs.
 	files []io.Closer
 
@@ -77,6 +80,9 @@ func New(ctx context.Context, cfg config.VM, opts Options) (_ *Machine, err erro
 	unchecked, required := capabilities(cfg.CPUConfig)
 	base := opts.Base.own(opts.KVMPath, unchecked)
 	defer base.release()
+	if err := m.connectBackends(ctx, &cfg); err != nil {
+		return nil, err
+	}
 	if m.mem, err = memory.New(uint64(cfg.Machine.MemSizeMiB)<<20, pages(&cfg)); err != nil {
 		return nil, &inputError{field: memoryField(&cfg), err: err}
 	}
@@ -163,6 +169,9 @@ func pages(cfg *config.VM) memory.Pages {
 	case config.HugePages2M:
 		return memory.HugeTLBPages
 	}
+	if cfg.Shared() {
+		return memory.SealedPages
+	}
 	return memory.HostPages
 }
 
@@ -220,6 +229,9 @@ func (m *Machine) release(stopped bool) error {
 	var errs []error
 	for _, d := range slices.Backward(m.devices) {
 		errs = append(errs, d.Close())
+	}
+	for _, b := range m.backends {
+		errs = append(errs, b.Close())
 	}
 	if errors.Is(errors.Join(errs...), virtio.ErrBusy) {
 		m.mem = nil // the host's kernel may still write to guest RAM: better lost than reused under its hands

@@ -18,7 +18,7 @@ func (m *Machine) UpdateDrive(ctx context.Context, u config.DriveUpdate) (err er
 	}
 	d, drive := find(m, func(b *block.Device) bool { return b.ID() == u.DriveID })
 	if d == nil {
-		return config.UnknownID("drive_id", u.DriveID, "drive")
+		return m.refreshDrive(ctx, u)
 	}
 	drive.Metrics().Update.Inc()
 	defer func() {

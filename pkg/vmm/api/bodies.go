@@ -54,7 +54,7 @@ func (d document) bootSource(m member) (*config.BootSource, error) {
 
 func (d document) drive(m member) (config.Drive, error) {
 	var v config.Drive
-	s := schema{required: []string{"drive_id", "is_root_device"}, inert: map[string][]string{"socket": nil}}
+	s := schema{required: []string{"drive_id", "is_root_device"}}
 	if err := d.fill(m.raw, m.at, &v, s); err != nil {
 		return v, err
 	}

@@ -71,11 +71,26 @@ func checkBootSource(b *config.BootSource) error {
 }
 
 func checkDrive(d *config.Drive) error {
+	if d.Socket != "" {
+		return checkSocket("drives/"+d.DriveID+"/socket", d.Socket)
+	}
 	flags := os.O_RDWR
 	if d.IsReadOnly {
 		flags = os.O_RDONLY
 	}
 	return checkOpens("drives/"+d.DriveID+"/path_on_host", d.PathOnHost, flags, true)
+}
+
+// checkSocket wants a socket. Whether somebody listens is a matter of the start: one who serves a single client would take this for it.
+func checkSocket(field, path string) error {
+	st, err := os.Stat(path)
+	if err == nil && st.Mode()&fs.ModeSocket == 0 {
+		err = unix.ENOTSOCK
+	}
+	if err != nil {
+		return hostError(field, path, "a socket at which a vhost-user back-end listens", err)
+	}
+	return nil
 }
 
 // checkOpens opens a regular file, or a block device where that will do, and closes it again. O_NONBLOCK keeps a named

@@ -98,6 +98,9 @@ func updateDrive(ctx context.Context, vm *config.VM, u config.DriveUpdate) error
 	if i < 0 {
 		return config.UnknownID("drive_id", u.DriveID, "drive")
 	}
+	if err := u.CheckFor(&vm.Drives[i]); err != nil {
+		return err
+	}
 	u.Apply(&vm.Drives[i])
 	if u.PathOnHost == "" {
 		return nil

@@ -51,13 +51,18 @@ type BootSource struct {
 	BootArgs *string `json:"boot_args,omitempty"`
 }
 
-// Drive is a block device backed by a file or a host block device.
+// Drive is a block device backed by a file or a host block device, or served by another process.
 type Drive struct {
-	DriveID      string `json:"drive_id"`
-	PathOnHost   string `json:"path_on_host"`
+	DriveID string `json:"drive_id"`
+	// PathOnHost is the file or block device. It is left out with Socket.
+	PathOnHost string `json:"path_on_host,omitempty"`
+	// Socket is where a vhost-user-blk back-end listens, which serves the drive, says whether it can be written to, and is given guest
+	// RAM; at most MaxSocketPath bytes. It excludes PathOnHost, IsReadOnly, IOEngine and RateLimiter.
+	Socket       string `json:"socket,omitempty"`
 	IsRootDevice bool   `json:"is_root_device"`
 	IsReadOnly   bool   `json:"is_read_only"`
-	// CacheType is "Unsafe" (the default: flushes are acknowledged without a sync) or "Writeback" (a flush syncs).
+	// CacheType is "Unsafe" (the default: flushes are acknowledged without a sync) or "Writeback" (a flush syncs). With Socket, the guest
+	// has no flushes to send in the first case, and those that the back-end knows in the second.
 	CacheType string `json:"cache_type,omitempty"`
 	// IOEngine is "Sync", the default and the only one so far.
 	IOEngine string `json:"io_engine,omitempty"`

@@ -24,6 +24,8 @@ const (
 	// MaxUDSPath bounds a vsock device's socket path, in bytes: what a Unix socket's address holds without its final NUL,
 	// less what "_<port>" takes in the names of the sockets beside it.
 	MaxUDSPath = 107 - len("_4294967295")
+	// MaxSocketPath bounds the path of a socket to connect to, in bytes.
+	MaxSocketPath = 107
 	// maxPath is PATH_MAX without its final NUL.
 	maxPath = 4095
 )
@@ -62,7 +64,7 @@ func (vm *VM) ApplyDefaults() {
 		if vm.Drives[i].CacheType == "" {
 			vm.Drives[i].CacheType = CacheUnsafe
 		}
-		if vm.Drives[i].IOEngine == "" {
+		if vm.Drives[i].IOEngine == "" && vm.Drives[i].Socket == "" {
 			vm.Drives[i].IOEngine = IOSync
 		}
 	}
@@ -253,7 +255,7 @@ func (d *Drive) Validate() error {
 		return err
 	}
 	at := "drives/" + d.DriveID + "/"
-	if err := checkPath(at+"path_on_host", d.PathOnHost, maxPath); err != nil {
+	if err := d.validatePlace(at); err != nil {
 		return err
 	}
 	switch d.CacheType {

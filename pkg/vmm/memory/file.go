@@ -19,6 +19,8 @@ const (
 	TransparentPages
 	// HugeTLBPages are of 2 MiB, from the host's pool (/proc/sys/vm/nr_hugepages), and reserved whole.
 	HugeTLBPages
+	// SealedPages is as HostPages is on a host without huge pages: RAM that can be given to another process, which cannot shrink it.
+	SealedPages
 )
 
 // HugePageSize is the size of a huge page, in bytes. RAM of HugeTLBPages is a multiple of it.
@@ -29,7 +31,7 @@ const name = "guest-ram"
 
 // open makes the file of size bytes behind guest RAM. huge is whether it may have huge pages.
 func open(size uint64, pages Pages) (f *os.File, huge bool, err error) {
-	if pages != HugeTLBPages && transparent(pages) {
+	if pages != HugeTLBPages && pages != SealedPages && transparent(pages) {
 		if f, err := openTmpfs(size); err == nil {
 			return f, true, nil
 		}

@@ -97,6 +97,10 @@ func (m *Memory) mapRegion(addr, offset, size uint64, flags int) error {
 // Regions lists guest RAM by ascending address. The caller must not change the list.
 func (m *Memory) Regions() []Region { return m.regions }
 
+// File is the file behind guest RAM, for another process to map; it stays m's. Where it is no sealed memfd (SealedPages and HugeTLBPages are),
+// that process can shrink it, and this one would then die by SIGBUS. It is nil for what Attach has mapped.
+func (m *Memory) File() *os.File { return m.file }
+
 // Size is the guest's RAM in bytes, the gap not counted.
 func (m *Memory) Size() uint64 {
 	var n uint64
@@ -130,5 +134,8 @@ func (m *Memory) Close() error {
 		errs = append(errs, unix.Munmap(m.regions[i].Mem))
 	}
 	m.regions = nil
-	return errors.Join(append(errs, m.file.Close())...)
+	if m.file != nil {
+		errs = append(errs, m.file.Close())
+	}
+	return errors.Join(errs...)
 }

@@ -3,6 +3,8 @@
 package virtio
 
 import (
+	"os"
+
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
@@ -58,6 +60,15 @@ type Prompt interface {
 	Notify(i int) bool
 }
 
+// External is a Device whose queues another process serves.
+type External interface {
+	Device
+	// RingFeatures are FeatureIndirectDesc and FeatureEventIdx, as far as the other process has them.
+	RingFeatures() uint64
+	// NotifyFDs are the eventfds that the other process waits for, one a queue. They stay the device's; the queues of its Activation have none.
+	NotifyFDs() []*os.File
+}
+
 // Activation is what a device gets when its driver is ready.
 type Activation struct {
 	// Features that the driver accepted.
@@ -76,7 +87,7 @@ type Interrupt interface {
 	Queue()
 	// Config says that the configuration space changed.
 	Config()
-	// Broken says why the device has stopped to serve a queue: the driver broke it. It is logged once a device, as a guest
-	// could do that again and again.
+	// Broken says why the device has stopped to serve a queue: the driver broke it, or who served it is gone. It is logged once a device,
+	// as a guest could do that again and again; the driver is told by DEVICE_NEEDS_RESET.
 	Broken(err error)
 }

@@ -43,12 +43,14 @@ type Transport struct {
 	irq      IRQ
 	features uint64
 	notify   []*os.File
+	external bool // another process serves the queues, and notify is the device's
 	one      [8]byte
 
 	// What devices change from their goroutines.
 	interrupts atomic.Uint32
 	generation atomic.Uint32
 	broken     sync.Once
+	needsReset atomic.Bool
 
 	mu               sync.Mutex
 	status           uint32
@@ -69,18 +71,24 @@ type queueRegs struct {
 	desc, avail, used uint64
 }
 
-// New puts dev behind registers and makes one eventfd per queue.
+// New puts dev behind registers and makes one eventfd per queue, unless the device has its own.
 func New(dev virtio.Device, mem *memory.Memory, irq IRQ) (*Transport, error) {
 	t := &Transport{
 		dev:      dev,
 		mem:      mem,
 		irq:      irq,
-		features: dev.Features() | virtio.FeatureVersion1 | virtio.FeatureIndirectDesc | virtio.FeatureEventIdx,
+		features: dev.Features() | virtio.FeatureVersion1,
 		maxSizes: dev.QueueSizes(),
 	}
 	binary.NativeEndian.PutUint64(t.one[:], 1)
 	t.interruptHandler = interrupt{t}
 	t.queues = make([]queueRegs, len(t.maxSizes))
+	if e, ok := dev.(virtio.External); ok {
+		t.external, t.notify = true, e.NotifyFDs()
+		t.features |= e.RingFeatures()
+		return t, nil
+	}
+	t.features |= virtio.FeatureIndirectDesc | virtio.FeatureEventIdx
 	for range t.maxSizes {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 		if err != nil {
@@ -92,7 +100,7 @@ func New(dev virtio.Device, mem *memory.Memory, irq IRQ) (*Transport, error) {
 	return t, nil
 }
 
-// NotifyFDs are the queues' eventfds, by index; they belong to t. Adding to one notifies the device.
+// NotifyFDs are the queues' eventfds, by index; they belong to t or to the device. Adding to one notifies the device.
 func (t *Transport) NotifyFDs() []*os.File { return t.notify }
 
 // Read fills p from offset off of the window.
@@ -144,6 +152,9 @@ func (t *Transport) read(off uint64) uint32 {
 			return 1
 		}
 	case regStatus:
+		if t.needsReset.Load() {
+			return t.status | statusNeedsReset
+		}
 		return t.status
 	}
 	return 0
@@ -291,14 +302,17 @@ func (t *Transport) activate() error {
 		if r.num > uint32(t.maxSizes[i]) {
 			return fmt.Errorf("queue %d: size %d: want at most %d", i, r.num, t.maxSizes[i])
 		}
-		q, err := queue.New(t.mem, queue.Config{
+		cfg := queue.Config{
 			Size:     uint16(r.num),
 			Desc:     r.desc,
 			Avail:    r.avail,
 			Used:     r.used,
 			EventIdx: t.driverFeatures&virtio.FeatureEventIdx != 0,
-			Notify:   t.notify[i],
-		})
+		}
+		if !t.external {
+			cfg.Notify = t.notify[i]
+		}
+		q, err := queue.New(t.mem, cfg)
 		if err != nil {
 			return fmt.Errorf("queue %d: %w", i, err)
 		}
@@ -311,6 +325,7 @@ func (t *Transport) activate() error {
 // driver does not read the zero that would be the end of the reset.
 func (t *Transport) reset() error {
 	err := t.dev.Reset()
+	t.needsReset.Store(false) // after the last that the device has to say
 	t.status = 0
 	if err != nil {
 		t.status = statusNeedsReset
@@ -345,7 +360,9 @@ func (t *Transport) Close() error {
 	t.closed = true
 	errs := []error{t.reset()}
 	for _, f := range t.notify {
-		errs = append(errs, f.Close())
+		if !t.external {
+			errs = append(errs, f.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -376,6 +393,8 @@ func (i interrupt) Config() {
 }
 
 func (i interrupt) Broken(err error) {
+	i.t.needsReset.Store(true)
+	i.Config() // virtio 1.2 §2.1.2
 	i.t.broken.Do(func() {
 		log.G(context.Background()).WithField("type", i.t.dev.Type()).WithError(err).
 			Warn("virtio device stops serving a queue; what its driver breaks from here on is not logged")

@@ -48,6 +48,7 @@ type Config struct {
 // Queue is a split virtqueue. Pop, Wait, Ask and Sleep form its available side; Push, Stage, Publish and NeedsInterrupt its used side.
 // One goroutine may use each side at a time, both sides at once if need be. Stop and Wake may be called at any time.
 type Queue struct {
+	cfg      Config
 	mem      *memory.Memory
 	size     uint16
 	eventIdx bool
@@ -101,7 +102,7 @@ func New(mem *memory.Memory, cfg Config) (*Queue, error) {
 	if cfg.Size == 0 || cfg.Size > MaxSize || bits.OnesCount16(cfg.Size) != 1 {
 		return nil, fmt.Errorf("%w: size %d: want a power of two from 1 to %d", ErrBroken, cfg.Size, MaxSize)
 	}
-	q := &Queue{mem: mem, size: cfg.Size, eventIdx: cfg.EventIdx, notify: cfg.Notify}
+	q := &Queue{cfg: cfg, mem: mem, size: cfg.Size, eventIdx: cfg.EventIdx, notify: cfg.Notify}
 	n := uint64(cfg.Size)
 	for _, part := range []struct {
 		name              string
@@ -135,6 +136,9 @@ func New(mem *memory.Memory, cfg Config) (*Queue, error) {
 	}
 	return q, nil
 }
+
+// Config is what New has checked: for a device whose queue another process serves.
+func (q *Queue) Config() Config { return q.cfg }
 
 // Size is the number of descriptors.
 func (q *Queue) Size() int { return int(q.size) }

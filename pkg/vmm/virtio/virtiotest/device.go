@@ -34,10 +34,15 @@ type Machine struct {
 func Start(tb testing.TB, dev virtio.Device, size uint64) *Machine {
 	tb.Helper()
 	m := &Machine{TB: tb, Dev: dev, Mem: Memory(tb, size), Config: make(chan struct{}, 1), Broken: make(chan error, 1)}
-	for range dev.QueueSizes() {
-		m.notify = append(m.notify, Eventfd(tb))
+	ring := uint64(virtio.FeatureEventIdx | virtio.FeatureIndirectDesc)
+	if e, ok := dev.(virtio.External); ok {
+		ring, m.notify = e.RingFeatures(), e.NotifyFDs()
+	} else {
+		for range dev.QueueSizes() {
+			m.notify = append(m.notify, Eventfd(tb))
+		}
 	}
-	m.Activate(dev.Features() | virtio.FeatureVersion1 | virtio.FeatureEventIdx | virtio.FeatureIndirectDesc)
+	m.Activate(dev.Features() | virtio.FeatureVersion1 | ring)
 	tb.Cleanup(func() {
 		if err := dev.Reset(); err != nil {
 			tb.Error(err)
@@ -55,7 +60,11 @@ func (m *Machine) Activate(features uint64) {
 	for i, size := range m.Dev.QueueSizes() {
 		r := NewRing(m.Mem, base, size, features&virtio.FeatureEventIdx != 0, m.notify[i])
 		base += RingBytes(size)
-		q, err := queue.New(m.Mem, r.Cfg)
+		cfg := r.Cfg
+		if _, ok := m.Dev.(virtio.External); ok {
+			cfg.Notify = nil
+		}
+		q, err := queue.New(m.Mem, cfg)
 		if err != nil {
 			m.TB.Fatal(err)
 		}

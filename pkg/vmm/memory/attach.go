@@ -1,0 +1,52 @@
+package memory
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Area is a piece of guest RAM that another process has made.
+type Area struct {
+	// Addr is the guest-physical address and Size the length in bytes, Offset where it starts in File: multiples of PageSize.
+	Addr, Size, Offset uint64
+	File               *os.File
+}
+
+// Attach maps guest RAM that another process has made, for a device that is served outside of the VMM. The files may be closed
+// afterwards. The areas must not overlap; where a file is too short for one, the error says so.
+func Attach(areas []Area) (_ *Memory, err error) {
+	m := &Memory{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	for i, a := range areas {
+		end := a.Addr + a.Size
+		if a.Size == 0 || a.Size > MaxSize || (a.Addr|a.Size|a.Offset)%PageSize != 0 || end < a.Addr || a.Offset+a.Size < a.Offset {
+			return nil, fmt.Errorf("guest RAM: area %d of %d bytes at %#x, file offset %#x: want multiples of %d", i, a.Size, a.Addr, a.Offset, PageSize)
+		}
+		for j, b := range areas[:i] {
+			if a.Addr < b.Addr+b.Size && b.Addr < end {
+				return nil, fmt.Errorf("guest RAM: areas %d and %d overlap", j, i)
+			}
+		}
+		// A page beyond the file's end would be a SIGBUS.
+		fi, err := a.File.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("guest RAM: area %d: %w", i, err)
+		}
+		if size := uint64(fi.Size()); a.Offset+a.Size > size {
+			return nil, fmt.Errorf("guest RAM: area %d of %d bytes from %d of a file of %d: want it within the file", i, a.Size, a.Offset, size)
+		}
+		mem, err := unix.Mmap(int(a.File.Fd()), int64(a.Offset), int(a.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+		if err != nil {
+			return nil, fmt.Errorf("guest RAM: mmap %d bytes: %w", a.Size, err)
+		}
+		m.regions = append(m.regions, Region{Addr: a.Addr, Offset: a.Offset, Mem: mem})
+	}
+	return m, nil
+}
