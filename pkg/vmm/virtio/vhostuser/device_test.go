@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
@@ -351,5 +352,34 @@ func TestRefusals(t *testing.T) {
 		if err := d.Reset(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// ring is an interrupt for a test that has no virtiotest.Start.
+type ring struct{ *vt.Ring }
+
+func (r ring) Queue()       { r.Interrupt() }
+func (r ring) Config()      {}
+func (r ring) Broken(error) {}
+
+// TestAboveTheGap: guest RAM in two pieces, with queue and data in the upper one.
+func TestAboveTheGap(t *testing.T) {
+	_, dev := disk(t, config.Drive{})
+	path, _, _ := serve(t, &vhosttest.Backend{Dev: dev})
+	d := connect(t, path, "")
+	m := &vt.Machine{TB: t, Dev: d, Mem: vt.Memory(t, memory.GapStart+1<<20), Arena: vt.NewArena(memory.GapEnd + 64<<10)}
+	r := vt.NewRing(m.Mem, memory.GapEnd+4096, 16, false, d.NotifyFDs()[0])
+	m.Rings = []*vt.Ring{r}
+	cfg := r.Cfg
+	cfg.Notify = nil
+	q, err := queue.New(m.Mem, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Activate(virtio.Activation{Features: virtio.FeatureVersion1, Memory: m.Mem, Queues: []*queue.Queue{q}, Interrupt: ring{r}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := do(t, m, 0, 1, nil, 512, 0); string(got) != strings.Repeat("x", 512) {
+		t.Errorf("read %.20q", got)
 	}
 }
