@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/uring"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
 )
 
@@ -90,6 +91,17 @@ func TestKernel(t *testing.T) {
 	}
 }
 
+// asynchronous is the engine of that name where the host has what it needs.
+func asynchronous(t *testing.T) string {
+	r, err := uring.New(1)
+	if err != nil {
+		t.Log(err)
+		return config.IOSync
+	}
+	r.Close()
+	return config.IOAsync
+}
+
 // A guest drives every device, is paused and resumed in between, and what it wrote is there afterwards.
 func TestKernelDevices(t *testing.T) {
 	vmmtest.NeedKVM(t)
@@ -114,6 +126,7 @@ func TestKernelDevices(t *testing.T) {
 	const script = `
 echo "vda: $(head -c 26 /dev/vda)"
 head -c 3000000 /dev/zero | tr '\0' x >/dev/vdb && sync
+echo 3 >/proc/sys/vm/drop_caches; echo "vdb: $(head -c 3000000 /dev/vdb | tr -d x | wc -c) differ"
 echo "entropy: $(cat /sys/class/misc/hw_random/rng_available) $(dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c)"
 mount -t virtiofs shared /mnt && echo "fs: $(cat /mnt/from-host)"
 i=0; while [ $i -lt 50 ]; do echo $i >/mnt/counter; i=$((i+1)); done
@@ -123,7 +136,7 @@ echo "vsock: $(ls /dev/vsock)"`
 		Machine:    config.Machine{VCPUCount: 2, MemSizeMiB: 128},
 		BootSource: bootSource(vmmtest.Kernel(t), vmmtest.Busybox(t, script)),
 		Drives: []config.Drive{
-			{DriveID: "second", PathOnHost: second, CacheType: config.CacheWriteback},
+			{DriveID: "second", PathOnHost: second, CacheType: config.CacheWriteback, IOEngine: asynchronous(t)},
 			{DriveID: "root", PathOnHost: disk, IsRootDevice: true, IsReadOnly: true},
 		},
 		Vsock:       &config.Vsock{GuestCID: 3, UDSPath: filepath.Join(dir, "v.sock")},
@@ -146,7 +159,7 @@ echo "vsock: $(ls /dev/vsock)"`
 	if e := waitKernel(t, m); e.Reason != PoweredOff || e.Err != nil {
 		t.Errorf("ended with %v, %v", e.Reason, e.Err)
 	}
-	for _, want := range []string{"vda: contents of the root drive", "entropy: virtio_rng.0  64", "fs: hello from the host", "vsock: /dev/vsock"} {
+	for _, want := range []string{"vda: contents of the root drive", "vdb: 0 differ", "entropy: virtio_rng.0  64", "fs: hello from the host", "vsock: /dev/vsock"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the console lacks %q", want)
 		}

@@ -87,7 +87,7 @@ func TestRequests(t *testing.T) {
 		{"PUT", "/drives/a", `{"drive_id": "a", "is_root_device": false}`, "drives/a/path_on_host is missing", "path_on_host"},
 		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk"}`, "missing field `is_root_device`", "is_root_device"},
 		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "cache_type": "x"}`, "drives/a/cache_type", "cache_type"},
-		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "io_engine": "Async"}`, "drives/a/io_engine", "io_engine"},
+		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "io_engine": "async"}`, "drives/a/io_engine", "io_engine"},
 		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "rate_limiter": {"ops": {"size": 1, "refill_time": 1}}}`, "", afterStart},
 		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "rate_limiter": {"bandwidth": {"size": 0, "one_time_burst": 0, "refill_time": 0}, "ops": null}}`, "", afterStart},
 		{"PUT", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk", "is_root_device": false, "rate_limiter": {}}`, "", afterStart},

@@ -64,7 +64,7 @@ type Drive struct {
 	// CacheType is "Unsafe" (the default: flushes are acknowledged without a sync) or "Writeback" (a flush syncs). With Socket, the guest
 	// has no flushes to send in the first case, and those that the back-end knows in the second.
 	CacheType string `json:"cache_type,omitempty"`
-	// IOEngine is "Sync", the default and the only one so far.
+	// IOEngine is "Sync" (the default: one request after another) or "Async" (many at once, by io_uring).
 	IOEngine string `json:"io_engine,omitempty"`
 	// PartUUID of the root partition, for a root device only.
 	PartUUID string `json:"partuuid,omitempty"`

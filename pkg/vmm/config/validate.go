@@ -35,6 +35,7 @@ const (
 	CacheUnsafe    = "Unsafe"
 	CacheWriteback = "Writeback"
 	IOSync         = "Sync"
+	IOAsync        = "Async"
 
 	HugePagesNone        = "None"
 	HugePagesTransparent = "Transparent"
@@ -264,9 +265,9 @@ func (d *Drive) Validate() error {
 		return badString(at+"cache_type", d.CacheType, `"Unsafe" or "Writeback"`)
 	}
 	switch d.IOEngine {
-	case "", IOSync:
+	case "", IOSync, IOAsync:
 	default:
-		return badString(at+"io_engine", d.IOEngine, `"Sync"`)
+		return badString(at+"io_engine", d.IOEngine, `"Sync" or "Async"`)
 	}
 	// It ends up on the kernel's command line, so it must not bring words of its own. The forms are a GPT's UUID and an
 	// MBR's "0eaa91a0-01". Firecracker ignores it for a drive that is not the root device, and so do we.

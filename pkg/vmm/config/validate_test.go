@@ -58,6 +58,7 @@ func TestValidate(t *testing.T) {
 		{"longest uds", func(vm *VM) { vm.Vsock.UDSPath = long[:96] }, "", ""},
 		{"writeback", func(vm *VM) { vm.Drives[0].CacheType = "Writeback"; vm.Drives[0].IOEngine = "Sync" }, "", ""},
 
+		{"async", func(vm *VM) { vm.Drives[0].IOEngine = "Async" }, "", ""},
 		{"longest name of a TAP", func(vm *VM) { vm.NetworkInterfaces[0].HostDevName = long[:15] }, "", ""},
 		{"least MTU", func(vm *VM) { vm.NetworkInterfaces[0].MTU = 68 }, "", ""},
 		{"largest MTU", func(vm *VM) { vm.NetworkInterfaces[0].MTU = 65535 }, "", ""},
@@ -91,7 +92,7 @@ func TestValidate(t *testing.T) {
 		{"two roots", func(vm *VM) { vm.Drives[1].IsRootDevice = true }, "drives/b/is_root_device", "true"},
 		{"no drive path", func(vm *VM) { vm.Drives[1].PathOnHost = "" }, "drives/b/path_on_host", ""},
 		{"cache type", func(vm *VM) { vm.Drives[1].CacheType = "unsafe" }, "drives/b/cache_type", "unsafe"},
-		{"io engine", func(vm *VM) { vm.Drives[1].IOEngine = "Async" }, "drives/b/io_engine", "Async"},
+		{"io engine", func(vm *VM) { vm.Drives[1].IOEngine = "async" }, "drives/b/io_engine", "async"},
 		{"partuuid", func(vm *VM) { vm.Drives[0].PartUUID = "0 init=/evil" }, "drives/rootfs/partuuid", "evil"},
 		{"fs id", func(vm *VM) { vm.Filesystems[0].FSID = "a-b" }, "fs_id", "a-b"},
 		{"no tag", func(vm *VM) { vm.Filesystems[0].Tag = "" }, "filesystems/shared/tag", ""},

@@ -14,6 +14,7 @@ type Backing struct {
 	file    *os.File
 	fd      int
 	sectors uint64
+	busy    int // requests at work on it; guarded by Device.mu
 }
 
 // Close is for a backing that no Device owns.
@@ -38,7 +39,7 @@ func (d *Device) Swap(b *Backing) *Backing {
 	defer d.mu.Unlock()
 	old := d.backing
 	d.setBacking(b)
-	if old == d.busy {
+	if old.busy > 0 {
 		return nil // end closes it
 	}
 	return old
@@ -48,17 +49,17 @@ func (d *Device) Swap(b *Backing) *Backing {
 func (d *Device) begin() *Backing {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.busy = d.backing
-	return d.busy
+	d.backing.busy++
+	return d.backing
 }
 
-func (d *Device) end() {
+func (d *Device) end(b *Backing) {
 	d.mu.Lock()
-	old, swapped := d.busy, d.busy != d.backing
-	d.busy = nil
+	b.busy--
+	unused := b.busy == 0 && b != d.backing
 	d.mu.Unlock()
-	if swapped {
-		go old.Close() // the next request does not wait for it
+	if unused {
+		go b.Close() // the next request does not wait for it
 	}
 }
 
@@ -84,7 +85,13 @@ func openBacking(path string, readOnly bool) (*Backing, error) {
 		f.Close()
 		return nil, err
 	}
-	return &Backing{file: f, fd: int(f.Fd()), sectors: size / SectorSize}, nil
+	b := &Backing{file: f, fd: int(f.Fd()), sectors: size / SectorSize}
+	// io_uring would take the flag for a wish not to wait for the disk.
+	if err := unix.SetNonblock(b.fd, false); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return b, nil
 }
 
 func sizeOf(f *os.File) (uint64, error) {

@@ -1,11 +1,12 @@
 // Package block is a virtio block device (virtio 1.2 §5.2) backed by a file or a block device of the host. It moves data
-// straight between the file and guest memory, one request after another; the file can be exchanged for another one while the
+// straight between the file and guest memory, one request after another or, with io_uring, many at once; the file can be exchanged for another one while the
 // drive is in use. It must never touch a byte outside the drive,
 // nor write to a drive that is read-only.
 package block
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -54,11 +55,11 @@ type Device struct {
 	limiter   ratelimit.Limiter
 	worker    virtio.Worker
 	counts    metrics.Block
-	timed     bool // its requests' latencies are wanted
+	timed     bool    // its requests' latencies are wanted
+	async     *engine // nil: requests are carried out one after another
 
 	mu      sync.Mutex
 	backing *Backing
-	busy    *Backing // of the request in work
 	config  [configLen]byte
 }
 
@@ -78,6 +79,12 @@ func New(cfg config.Drive) (*Device, error) {
 	}
 	d.worker.Events, d.worker.Empty, d.worker.Fails = &d.counts.QueueEvents, &d.counts.NoAvailBuffer, &d.counts.EventFails
 	d.limiter.Throttled, d.limiter.Events = &d.counts.RateLimiterThrottled, &d.counts.RateLimiterEvents
+	if cfg.IOEngine == config.IOAsync {
+		if d.async, err = newEngine(d); err != nil {
+			b.Close()
+			return nil, err
+		}
+	}
 	d.limiter.Update(cfg.RateLimiter)
 	d.setBacking(b)
 	binary.LittleEndian.PutUint32(d.config[configSegMax:], QueueSize-2) // beside the header and the status
@@ -136,8 +143,11 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 // WriteConfig does nothing: a driver may write no field of the configuration that this device has.
 func (d *Device) WriteConfig(uint64, []byte) {}
 
-// Activate serves the queue from one goroutine.
+// Activate serves the queue from one goroutine, or from two.
 func (d *Device) Activate(a virtio.Activation) error {
+	if d.async != nil {
+		return d.async.start(a)
+	}
 	q := a.Queues[0]
 	s := d.serve(a.Features)
 	return d.worker.Start("drive "+d.id, q, a.Interrupt, func(c *queue.Chain) (uint32, error) { return s.handle(c, q) })
@@ -156,12 +166,20 @@ func (d *Device) serve(features uint64) *server {
 
 // Reset waits for the system call in work, up to virtio.ResetTimeout. One moves at most maxChunk bytes, or frees or zeroes at most
 // maxPiece; but there is no telling how long the host takes for that, or for a flush.
-func (d *Device) Reset() error { return d.worker.Stop() }
+func (d *Device) Reset() error {
+	if d.async != nil {
+		return d.async.stop()
+	}
+	return d.worker.Stop()
+}
 
 // Close closes the drive; the device must have been reset. A drive that is still in use stays open. Swap must not follow.
 func (d *Device) Close() error {
-	if err := d.worker.Stop(); err != nil {
+	if err := d.Reset(); err != nil {
 		return err
+	}
+	if d.async != nil {
+		return errors.Join(d.async.ring.Close(), d.backing.Close())
 	}
 	return d.backing.Close()
 }

@@ -3,6 +3,7 @@ package block
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/uring"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 	vt "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/virtiotest"
 )
@@ -108,8 +110,34 @@ func (g *guest) do(typ uint32, sector uint64, out, in []vt.Span) (status byte, w
 	return g.Bytes(g.status)[0], written
 }
 
-func TestReadWrite(t *testing.T) {
-	d, data := drive(t, 1<<20, config.Drive{DriveID: "root", CacheType: "Writeback"})
+// engines runs a test with each engine that the host has.
+func engines(t *testing.T, test func(t *testing.T, engine string)) {
+	for _, engine := range []string{config.IOSync, config.IOAsync} {
+		t.Run(engine, func(t *testing.T) {
+			if engine == config.IOAsync {
+				needURing(t)
+			}
+			test(t, engine)
+		})
+	}
+}
+
+func needURing(t *testing.T) {
+	t.Helper()
+	r, err := uring.New(1)
+	if errors.Is(err, uring.ErrUnusable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+}
+
+func TestReadWrite(t *testing.T) { engines(t, testReadWrite) }
+
+func testReadWrite(t *testing.T, engine string) {
+	d, data := drive(t, 1<<20, config.Drive{DriveID: "root", CacheType: "Writeback", IOEngine: engine})
 	g := start(t, d)
 	buf := []vt.Span{g.Arena.Alloc(100), g.Arena.Alloc(4096), g.Arena.Alloc(412)}
 	size := 100 + 4096 + 412
@@ -147,8 +175,10 @@ func TestReadWrite(t *testing.T) {
 	}
 }
 
-func TestRefused(t *testing.T) {
-	d, _ := drive(t, 4096, config.Drive{IsReadOnly: true})
+func TestRefused(t *testing.T) { engines(t, testRefused) }
+
+func testRefused(t *testing.T, engine string) {
+	d, _ := drive(t, 4096, config.Drive{IsReadOnly: true, IOEngine: engine})
 	if d.Features()&featureRO == 0 || d.Features()&featureFlush != 0 {
 		t.Fatalf("features %#x", d.Features())
 	}
@@ -198,12 +228,18 @@ func TestRefused(t *testing.T) {
 }
 
 // A drive outlives its driver: a guest that reboots starts again.
-func TestReset(t *testing.T) {
-	d, data := drive(t, 4096, config.Drive{})
+func TestReset(t *testing.T) { engines(t, testReset) }
+
+func testReset(t *testing.T, engine string) {
+	d, data := drive(t, 4096, config.Drive{CacheType: "Writeback", IOEngine: engine})
 	g := start(t, d)
 	for range 3 {
 		buf := []vt.Span{g.Arena.Alloc(512)}
 		if s, _ := g.do(typeIn, 1, nil, buf); s != statusOK || !bytes.Equal(g.Bytes(buf[0]), data[512:1024]) {
+			t.Fatalf("status %d", s)
+		}
+		// The second and third driver send no flushes.
+		if s, _ := g.do(typeOut, 1, buf, nil); s != statusOK {
 			t.Fatalf("status %d", s)
 		}
 		d.Reset()

@@ -23,24 +23,24 @@ func (s *server) stopwatch() metrics.Timer {
 	return metrics.Timer{}
 }
 
-// count counts the request in work, which has ended with status: so many bytes came with it, and so many were read.
-func (s *server) count(status byte, came, read int) {
+// count counts a request of this kind, which has ended with status: so many bytes came with it, and so many were read.
+func (d *Device) count(kind uint32, status byte, came, read int) {
 	switch status {
 	case statusUnsup:
-		s.counts.InvalidReqs.Inc()
+		d.counts.InvalidReqs.Inc()
 		return
 	case statusIOErr:
-		s.counts.ExecuteFails.Inc()
+		d.counts.ExecuteFails.Inc()
 		return
 	}
-	switch binary.LittleEndian.Uint32(s.header[:]) {
+	switch kind {
 	case typeIn:
-		s.counts.Reads.Inc()
-		s.counts.ReadBytes.Add(uint64(read))
+		d.counts.Reads.Inc()
+		d.counts.ReadBytes.Add(uint64(read))
 	case typeOut:
-		s.counts.Writes.Inc()
-		s.counts.WriteBytes.Add(uint64(max(came, 0)))
+		d.counts.Writes.Inc()
+		d.counts.WriteBytes.Add(uint64(max(came, 0)))
 	case typeFlush:
-		s.counts.Flush.Inc()
+		d.counts.Flush.Inc()
 	}
 }

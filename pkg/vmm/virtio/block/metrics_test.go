@@ -8,9 +8,11 @@ import (
 )
 
 // Each request is counted as what it was, those that failed as failures only. Times are taken where they are wanted.
-func TestMetrics(t *testing.T) {
+func TestMetrics(t *testing.T) { engines(t, testMetrics) }
+
+func testMetrics(t *testing.T, engine string) {
 	for _, timed := range []bool{false, true} {
-		d, _ := drive(t, 1<<20, config.Drive{DriveID: "data", CacheType: "Writeback"})
+		d, _ := drive(t, 1<<20, config.Drive{DriveID: "data", CacheType: "Writeback", IOEngine: engine})
 		if timed {
 			d.MeasureLatency()
 		}

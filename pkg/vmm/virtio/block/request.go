@@ -39,6 +39,8 @@ type server struct {
 	vec          iov.Vec
 	header       [headerSize]byte
 	disk         *Backing // for the request in work
+	// later begins a request that ends some other time, if it can. Nil: all of them end in handle.
+	later func(c *queue.Chain, space int) bool
 
 	// Whether the driver accepted discards and write-zeroes, and what one of these needs: its segments, as they came and read.
 	canDiscard, canZero bool
@@ -55,7 +57,7 @@ type ring interface {
 }
 
 // handle carries out the request in c and returns the number of bytes written to c. It fails only when stopped halfway:
-// then the request is abandoned.
+// then the request is abandoned; or with errUnderway.
 func (s *server) handle(c *queue.Chain, q ring) (uint32, error) {
 	space := c.WritableLen()
 	if space == 0 {
@@ -77,15 +79,18 @@ func (s *server) handle(c *queue.Chain, q ring) (uint32, error) {
 	status, written := byte(statusIOErr), 0
 	if n == headerSize {
 		s.disk = s.begin()
+		if s.later != nil && s.later(c, space-1) {
+			return 0, errUnderway
+		}
 		timer := s.stopwatch()
 		var err error
 		status, written, err = s.do(c, space-1, q)
 		timer.Stop()
-		s.end()
+		s.end(s.disk)
 		if err != nil {
 			return 0, err
 		}
-		s.count(status, c.ReadableLen()-headerSize, written)
+		s.count(binary.LittleEndian.Uint32(s.header[:]), status, c.ReadableLen()-headerSize, written)
 	} else {
 		s.counts.InvalidReqs.Inc()
 	}
@@ -157,9 +162,14 @@ func (s *server) doSegments(q ring) (status byte, written int, err error) {
 	return status, 0, err
 }
 
+// inside says whether n bytes from a sector on are whole sectors of the drive.
+func (s *server) inside(n int, sector uint64) bool {
+	return n%SectorSize == 0 && sector <= s.disk.sectors && uint64(n/SectorSize) <= s.disk.sectors-sector
+}
+
 // transfer moves n bytes of bufs behind skip from or to the drive.
 func (s *server) transfer(bufs [][]byte, skip, n int, sector uint64, call func(*iov.Vec, int, int64) (int, error), q ring) (byte, error) {
-	if n%SectorSize != 0 || sector > s.disk.sectors || uint64(n/SectorSize) > s.disk.sectors-sector {
+	if !s.inside(n, sector) {
 		return statusIOErr, nil
 	}
 	off := int64(sector * SectorSize)

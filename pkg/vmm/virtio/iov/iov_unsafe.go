@@ -59,6 +59,9 @@ func (v *Vec) Append(bufs [][]byte, skip, max int) int {
 // Len is the number of bytes left.
 func (v *Vec) Len() int { return v.n }
 
+// Rest is what is left, for a system call that v does not know. It is v's.
+func (v *Vec) Rest() []unix.Iovec { return v.rest }
+
 // Advance leaves out the next n bytes, at most Len.
 func (v *Vec) Advance(n int) {
 	v.n -= n
