@@ -162,3 +162,19 @@ func TestAsyncNeedsItsDrive(t *testing.T) {
 		t.Errorf("%d files are open, %d were", len(after), len(before))
 	}
 }
+
+// TestBegunBeforeWait: a request that waits for tokens does not hold up the one before it, which came with the same notification.
+func TestBegunBeforeWait(t *testing.T) { engines(t, testBegunBeforeWait) }
+
+func testBegunBeforeWait(t *testing.T, engine string) {
+	d, _ := drive(t, 4096, config.Drive{IOEngine: engine, RateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 1, RefillTime: 1e9}}})
+	g := start(t, d)
+	for range 2 {
+		if _, ok := g.Rings[0].Add([]vt.Span{g.Arena.Alloc(headerSize)}, []vt.Span{g.Arena.Alloc(512), g.Arena.Alloc(1)}); !ok {
+			t.Fatal("no descriptors")
+		}
+	}
+	g.Rings[0].Kick()
+	g.WaitUsed(g.Rings[0])
+	g.WantBlocked(g.Rings[0])
+}
