@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser"
 	vt "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/virtiotest"
 )
 
@@ -39,15 +40,17 @@ func TestStorageDaemon(t *testing.T) {
 			t.Logf("the daemon said %s", said.String())
 		}
 	}()
+	var d *vhostuser.Drive
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		// The socket is there before the daemon listens.
+		if d, err = vhostuser.NewDrive(t.Context(), config.Drive{DriveID: "data", Socket: socket, CacheType: config.CacheWriteback}); err == nil {
 			break
 		}
 		if time.Since(begin) > vt.Timeout {
-			t.Fatalf("no socket within %v", vt.Timeout)
+			t.Fatalf("the daemon does not serve within %v: %v", vt.Timeout, err)
 		}
 	}
-	d := connect(t, socket, config.CacheWriteback)
+	defer d.Close()
 	var size [8]byte
 	if d.ReadConfig(0, size[:]); binary.LittleEndian.Uint64(size[:]) != diskSize/512 || d.ReadOnly() || d.Features()&(1<<9) == 0 {
 		t.Fatalf("%d sectors, features %#x", binary.LittleEndian.Uint64(size[:]), d.Features())
