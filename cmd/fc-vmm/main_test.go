@@ -23,6 +23,9 @@ const beMain = "FC_VMM_TEST_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(beMain) != "" {
+		if os.Getenv(envProbe) != "" {
+			go answerProbes()
+		}
 		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
