@@ -72,13 +72,16 @@ var code = [kinds][]byte{
 // Kernel is the guest: a kernel that copies its program to where it stays, and starts the second vCPU.
 func Kernel() []byte {
 	p := program()
-	const copyLen = 22
+	const copyLen = 24
 	k := &assembler{base: vmmtest.KernelAddr}
 	k.emit(0xbe).word(vmmtest.KernelAddr + copyLen) // mov esi, program
 	k.emit(0xbf).word(programAddr)                  // mov edi, programAddr
 	k.emit(0xb9).word(uint32(len(p)))               // mov ecx, length
 	k.emit(0xf3, 0xa4, 0xb8).word(programAddr)      // rep movsb; mov eax, programAddr
 	k.emit(0xff, 0xe0)                              // jmp eax
+	if len(k.b) != copyLen {
+		panic("hostile: the code that copies the program is not as long as it believes")
+	}
 	return vmmtest.ELF(append(k.b, p...))
 }
 
