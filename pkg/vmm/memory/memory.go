@@ -34,8 +34,10 @@ type Region struct {
 	Addr uint64
 	// Offset is where the region starts in the file, in bytes.
 	Offset uint64
-	// Mem is the region in this process; len(Mem) is its size.
+	// Mem is the region in this process; len(Mem) is its size. What is before and behind it cannot be accessed.
 	Mem []byte
+
+	whole reservation
 }
 
 // End is the guest-physical address just behind the region.
@@ -83,11 +85,11 @@ func (m *Memory) build(size uint64, pages Pages) error {
 }
 
 func (m *Memory) mapRegion(addr, offset, size uint64, flags int) error {
-	mem, err := unix.Mmap(int(m.file.Fd()), int64(offset), int(size), unix.PROT_READ|unix.PROT_WRITE, flags)
+	mem, whole, err := mapGuarded(int(m.file.Fd()), int64(offset), uintptr(size), flags)
 	if err != nil {
 		return fmt.Errorf("guest RAM: mmap %d bytes: %w", size, err)
 	}
-	m.regions = append(m.regions, Region{Addr: addr, Offset: offset, Mem: mem})
+	m.regions = append(m.regions, Region{Addr: addr, Offset: offset, Mem: mem, whole: whole})
 	if err := unix.Madvise(mem, unix.MADV_DONTDUMP); err != nil {
 		return fmt.Errorf("guest RAM: madvise(MADV_DONTDUMP): %w", err)
 	}
@@ -131,7 +133,7 @@ func (m *Memory) Slice(addr, n uint64) ([]byte, error) {
 func (m *Memory) Close() error {
 	var errs []error
 	for i := range m.regions {
-		errs = append(errs, unix.Munmap(m.regions[i].Mem))
+		errs = append(errs, m.regions[i].whole.unmap())
 	}
 	m.regions = nil
 	if m.file != nil {
