@@ -51,6 +51,7 @@ type hostileHost struct {
 	drives        map[string][]byte // contents at the start
 	outside       string            // what it was
 	boots         int
+	stormy        time.Duration // spent in storms
 
 	quiet sync.RWMutex // held by who wants no traffic
 	wire  int          // packet socket on the TAP

@@ -24,7 +24,7 @@ const (
 const (
 	hostileSeconds = 15
 	// stormsARound is how many storms a device has to stand before everybody's health is looked at.
-	stormsARound = 4
+	stormsARound = 2
 	// hostilePatience bounds each wait for the guest or a device: it may be emulated, on a busy machine.
 	hostilePatience = time.Minute
 )
@@ -42,14 +42,15 @@ func TestHostileGuest(t *testing.T) {
 		round = hostileNumber(t, envHostileRound, 0)
 	}
 	h := newHostileHost(t)
-	targets := uint64(len(h.targets)) + 1 // and the ports
+	pass := uint64(len(h.targets)) + 1 // all devices, and the ports
 	began, first, deaths := time.Now(), round, 0
 	t.Cleanup(func() {
-		t.Logf("%s=%d, rounds %d to %d, %d storms, the guest shot itself %d times, in %s",
-			envHostileSeed, seed, first, round, (round-first)*stormsARound, deaths, time.Since(began).Round(time.Second))
+		t.Logf("%s=%d, rounds %d to %d, %d storms, the guest shot itself %d times, in %s, of which storms %s",
+			envHostileSeed, seed, first, round, (round-first)*stormsARound, deaths, time.Since(began).Round(time.Second), h.stormy.Round(time.Second))
 	})
 	prey := h.boot(t)
-	for ; round-first < targets || time.Since(began) < time.Duration(seconds)*time.Second; round++ {
+	// What is left behind shows in a second pass.
+	for ; round-first < 2*pass || time.Since(began) < time.Duration(seconds)*time.Second; round++ {
 		err := h.round(prey, seed, round)
 		if err != nil && (!errors.Is(err, hostile.ErrLost) || !prey.suicide(t)) {
 			prey.dump()
@@ -66,11 +67,11 @@ func TestHostileGuest(t *testing.T) {
 			prey = h.boot(t)
 			continue
 		}
-		if prey.rounds++; prey.rounds == int(targets) {
+		if prey.rounds++; prey.rounds == int(pass) {
 			prey.before = prey.weigh(t)
 		}
 	}
-	if prey.rounds > int(targets) {
+	if prey.rounds > int(pass) {
 		prey.compare(t)
 	}
 	prey.stop(t)
@@ -94,16 +95,32 @@ func hostileNumber(t *testing.T, env string, usual uint64) uint64 {
 func (h *hostileHost) round(p *prey, seed, round uint64) error {
 	r := rand.New(rand.NewPCG(seed, round))
 	n := int(round % uint64(len(h.targets)+1))
+	if err := h.storms(p, r, n); err != nil {
+		return err
+	}
+	if err := h.witness(p); err != nil {
+		return fmt.Errorf("after storms: %w", err)
+	}
 	if n == len(h.targets) {
-		for range stormsARound {
+		return nil
+	}
+	if err := h.healthy(p, n); err != nil {
+		return fmt.Errorf("%s after storms: %w", h.targets[n].name, err)
+	}
+	return nil
+}
+
+// storms are those of a round, on a device or, behind the last one, on the ports.
+func (h *hostileHost) storms(p *prey, r *rand.Rand, n int) error {
+	defer func(began time.Time) { h.stormy += time.Since(began) }(time.Now())
+	for range stormsARound {
+		if n == len(h.targets) {
 			if err := p.guest.StormPorts(r); err != nil {
 				return fmt.Errorf("ports: %w", err)
 			}
+			continue
 		}
-		return h.witness(p)
-	}
-	dev := &p.devices[n]
-	for range stormsARound {
+		dev := &p.devices[n]
 		pause, paused := r.IntN(10) == 0, error(nil)
 		err := p.guest.Storm(r, dev, hostile.PayloadFor(dev.Type), func() {
 			if pause {
@@ -116,12 +133,6 @@ func (h *hostileHost) round(p *prey, seed, round uint64) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", h.targets[n].name, err)
 		}
-	}
-	if err := h.witness(p); err != nil {
-		return fmt.Errorf("after storms on %s: %w", h.targets[n].name, err)
-	}
-	if err := h.healthy(p, n); err != nil {
-		return fmt.Errorf("%s after storms: %w", h.targets[n].name, err)
 	}
 	return nil
 }
