@@ -29,7 +29,7 @@ func (st *storm) act(s *script) {
 	case n < 82:
 		add(opWrite32, st.dev.reg(regInterruptACK), st.value(), 0)
 	case n < 88:
-		add(opDelay, 0, 1+st.r.Uint32N(20000), 0)
+		add(opDelay, 0, 1+st.r.Uint32N(500), 0)
 	case n < 91:
 		add(opWrite32, st.dev.reg(regStatus), 0, 0) // a reset in the midst of it
 	case n < 93:
@@ -91,6 +91,10 @@ func (st *storm) mutate(s *script) {
 		}
 	}
 	i := uint64(st.r.Uint32N(rg.size))
+	if !st.chance(20 * st.rude) {
+		st.offer(s, rg)
+		return
+	}
 	switch st.r.IntN(10) {
 	case 0, 1, 2:
 		st.offer(s, rg)

@@ -16,7 +16,8 @@ type storm struct {
 	ram     []byte
 	dev     *Device
 	payload Payload
-	// rude is the chance that something is not as it should be.
+	// rude is the chance that something of the rings is not as it should be: one such thing ends a queue's service, so most storms
+	// have few of them. What a request asks for is as bad in all.
 	rude  float64
 	rings []ring
 }
@@ -33,7 +34,7 @@ type ring struct {
 // Storm has both vCPUs do harm to a device, as r says, until they have come to their scripts' ends. while, which may be nil, runs
 // meanwhile.
 func (g *Guest) Storm(r *rand.Rand, d *Device, p Payload, while func()) error {
-	st := &storm{r: r, ram: g.ram, dev: d, payload: p, rude: []float64{0.02, 0.1, 0.4}[r.IntN(3)]}
+	st := &storm{r: r, ram: g.ram, dev: d, payload: p, rude: pick(r, 0.001, 0.001, 0.01, 0.1, 0.4)}
 	first := st.begin()
 	for range 10 + r.IntN(60) {
 		st.act(&first)
@@ -326,10 +327,10 @@ func (st *storm) request(queue int) []byte {
 		return p
 	}
 	p := st.payload(st.r, queue)
-	if len(p) > 0 && st.wrong() {
+	if len(p) > 0 && st.chance(0.05) {
 		p = p[:st.r.IntN(len(p))]
 	}
-	if len(p) > 0 && st.wrong() {
+	if len(p) > 0 && st.chance(0.05) {
 		p[st.r.IntN(len(p))] ^= 1 << st.r.IntN(8)
 	}
 	return p
