@@ -96,9 +96,9 @@ func program() []byte {
 	a.store(lapicAddr+0xf0, 0x1ff)                                            // spurious vector: software enable
 	a.store(lapicAddr+0x310, 1<<24)                                           // ICR, upper half: APIC 1
 	a.store(lapicAddr+0x300, 0x4500)                                          // INIT
-	a.emit(0xb9).word(2000).emit(0xf3, 0x90, 0xe2, 0xfc)                    // mov ecx, 2000; pause; loop -4
+	a.emit(0xb9).word(2000).emit(0xf3, 0x90, 0xe2, 0xfc)                      // mov ecx, 2000; pause; loop -4
 	a.store(lapicAddr+0x300, 0x4600|trampolineAddr>>12)                       // start-up
-	a.emit(0xb9).word(2000).emit(0xf3, 0x90, 0xe2, 0xfc)                    //
+	a.emit(0xb9).word(2000).emit(0xf3, 0x90, 0xe2, 0xfc)                      //
 	a.store(lapicAddr+0x300, 0x4600|trampolineAddr>>12)                       // once more, for a CPU that missed it
 	a.emit(0xbd).word(controlAddr).jump("wait")                               // mov ebp, control block
 	a.label("second")                                                         //
