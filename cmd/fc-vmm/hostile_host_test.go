@@ -46,8 +46,9 @@ type hostileHost struct {
 	dir     string
 	secret  []byte // is where no guest can read
 	targets []target
-	// witnessTarget is the device that is never stormed, the last one.
+	// witnessTarget is the device that is never stormed, and witnessAt its window.
 	witnessTarget target
+	witnessAt     int
 	drives        map[string][]byte // contents at the start
 	outside       string            // what it was
 	boots         int
@@ -73,8 +74,10 @@ func newHostileHost(t *testing.T) *hostileHost {
 		{"vsock", virtio.TypeVsock, vsockWorks},
 		{"entropy", virtio.TypeEntropy, entropyWorks},
 		{"filesystem", virtio.TypeFS, fsWorks},
+		{"balloon", virtio.TypeBalloon, balloonWorks},
 	}
 	h.witnessTarget = target{"read-only filesystem", virtio.TypeFS, fsWorks}
+	h.witnessAt = len(h.targets) - 1 // the machine puts it before the balloon
 	for _, name := range []string{"drive", "fixed"} {
 		b := make([]byte, driveSectors*512+driveTail)
 		rand.Read(b)
@@ -128,7 +131,8 @@ func (h *hostileHost) machine() config.VM {
 			{FSID: "shared", Tag: "shared", PathOnHost: at("shared")},
 			{FSID: "fixed", Tag: "fixed", PathOnHost: at("fixed-share"), IsReadOnly: true},
 		},
-		Serial: &config.Serial{SerialOutPath: at("console"), MaxBytes: consoleBytes},
+		Balloon: &config.Balloon{AmountMiB: 8, StatsPollingIntervalS: 1, FreePageHinting: true, FreePageReporting: true},
+		Serial:  &config.Serial{SerialOutPath: at("console"), MaxBytes: consoleBytes},
 	}
 }
 
@@ -335,6 +339,19 @@ func driveWorks(name string, writable bool) func(*hostileHost, *prey, *hostile.D
 		}
 		return nil
 	}
+}
+
+// balloonWorks gives a page up, which reads as zero then.
+func balloonWorks(_ *hostileHost, p *prey, d *hostile.Driver) error {
+	const page = 5 << 20
+	copy(p.ram[page:], "not empty")
+	if _, err := d.Do(0, binary.LittleEndian.AppendUint32(nil, page>>12), 0); err != nil {
+		return err
+	}
+	if p.ram[page] != 0 {
+		return fmt.Errorf("%w: a page that was given up still has its contents", errUnwell)
+	}
+	return nil
 }
 
 func entropyWorks(_ *hostileHost, _ *prey, d *hostile.Driver) error {

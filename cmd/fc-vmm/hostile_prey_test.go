@@ -117,8 +117,8 @@ func (h *hostileHost) boot(t *testing.T) *prey {
 		t.Fatalf("the guest finds %d devices, want %d", len(p.devices), len(h.targets)+1)
 	}
 	for i, d := range h.targets {
-		if p.devices[i].Type != d.typ {
-			t.Fatalf("%s is a %v, want type %d", d.name, &p.devices[i], d.typ)
+		if at := &p.devices[h.window(i)]; at.Type != d.typ {
+			t.Fatalf("%s is a %v, want type %d", d.name, at, d.typ)
 		}
 	}
 	if err := h.connect(); err != nil {

@@ -110,6 +110,14 @@ func (h *hostileHost) round(p *prey, seed, round uint64) error {
 	return nil
 }
 
+// window is where the machine has put a target.
+func (h *hostileHost) window(n int) int {
+	if n >= h.witnessAt {
+		n++
+	}
+	return n
+}
+
 // storms are those of a round, on a device or, behind the last one, on the ports.
 func (h *hostileHost) storms(p *prey, r *rand.Rand, n int) error {
 	defer func(began time.Time) { h.stormy += time.Since(began) }(time.Now())
@@ -120,7 +128,7 @@ func (h *hostileHost) storms(p *prey, r *rand.Rand, n int) error {
 			}
 			continue
 		}
-		dev := &p.devices[n]
+		dev := &p.devices[h.window(n)]
 		pause, paused := r.IntN(10) == 0, error(nil)
 		err := p.guest.Storm(r, dev, hostile.PayloadFor(dev.Type), func() {
 			if pause {
@@ -147,18 +155,18 @@ func (h *hostileHost) witness(p *prey) error {
 
 // healthy has an honest driver use a device, as often as the guest's own storms on others may disturb that.
 func (h *hostileHost) healthy(p *prey, n int) error {
-	target := h.witnessTarget
+	target, dev := h.witnessTarget, &p.devices[h.witnessAt]
 	if n < len(h.targets) {
-		target = h.targets[n]
+		target, dev = h.targets[n], &p.devices[h.window(n)]
 	}
 	var err error
 	for range 3 {
 		var d *hostile.Driver
-		if d, err = p.guest.Drive(&p.devices[n]); err == nil {
+		if d, err = p.guest.Drive(dev); err == nil {
 			err = target.works(h, p, d)
 		}
 		if err == nil {
-			return p.guest.Reset(&p.devices[n]) // traffic of the host's must not find its rings
+			return p.guest.Reset(dev) // traffic of the host's must not find its rings
 		}
 		if errors.Is(err, hostile.ErrLost) {
 			return err

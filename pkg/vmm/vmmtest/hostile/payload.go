@@ -27,6 +27,8 @@ func PayloadFor(typ uint32) Payload {
 		return packet
 	case virtio.TypeFS:
 		return fuseRequest
+	case virtio.TypeBalloon:
+		return pageNumbers
 	case virtio.TypeEntropy:
 		return func(*rand.Rand, int) []byte { return nil }
 	}
@@ -102,6 +104,30 @@ func packet(r *rand.Rand, queue int) []byte {
 	p = le.AppendUint32(p, pick(r, 0, 1, 4096, 1<<16, 1<<18, ^uint32(0), r.Uint32()))                 // buf_alloc
 	p = le.AppendUint32(p, pick(r, 0, 0, 1, r.Uint32N(1<<16), ^uint32(0), r.Uint32()))                // fwd_cnt
 	return append(p, data...)
+}
+
+// pageNumbers are those of pages to give up and to take back (virtio 1.2 §5.5.6), but for the program's own, or statistics, or
+// a command; queues behind these have what a device may free in their buffers.
+func pageNumbers(r *rand.Rand, queue int) []byte {
+	const pages = RAMSize >> 12
+	var p []byte
+	switch le := binary.LittleEndian; queue {
+	case 0, 1:
+		next := r.Uint32N(pages)
+		for range r.IntN(300) {
+			n := pick(r, next+1, next+1, next+1, next-1, r.Uint32N(pages), pages-1, pages, 3<<30>>12, 1<<20, ^uint32(0), r.Uint32())
+			if next = n; harmless(uint64(n)<<12, 1<<12) {
+				p = le.AppendUint32(p, n)
+			}
+		}
+	case 2:
+		for range r.IntN(20) {
+			p = le.AppendUint64(le.AppendUint16(p, uint16(pick(r, r.Uint32N(16), r.Uint32()))), r.Uint64())
+		}
+	default:
+		return pick(r, nil, le.AppendUint32(nil, pick(r, 0, 1, 2, r.Uint32())))
+	}
+	return p
 }
 
 // fuseRequest is a struct fuse_in_header and a body (linux/fuse.h).

@@ -9,7 +9,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 )
 
-var types = []uint32{virtio.TypeBlock, virtio.TypeNet, virtio.TypeVsock, virtio.TypeEntropy, virtio.TypeFS, 99}
+var types = []uint32{virtio.TypeBlock, virtio.TypeNet, virtio.TypeVsock, virtio.TypeEntropy, virtio.TypeFS, virtio.TypeBalloon, 99}
 
 func someDevice(n int) *Device {
 	return &Device{Window: n, Type: types[n%len(types)], Features: 1<<32 | 1<<29 | 1<<28 | 0x3fff, QueueSizes: []uint32{256, 1024, 64}[:1+n%3]}
