@@ -93,6 +93,7 @@ func hostileNumber(t *testing.T, env string, usual uint64) uint64 {
 
 // round has one device stand some storms, then asks another one, the VMM, and after a reset the same one whether they work.
 func (h *hostileHost) round(p *prey, seed, round uint64) error {
+	h.rounds++
 	r := rand.New(rand.NewPCG(seed, round))
 	n := int(round % uint64(len(h.targets)+1))
 	if err := h.storms(p, r, n); err != nil {

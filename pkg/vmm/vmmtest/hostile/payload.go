@@ -48,7 +48,7 @@ func noise(r *rand.Rand, n int) []byte {
 // blockRequest is a struct virtio_blk_req (virtio 1.2 §5.2.6) for a drive of some MiB.
 func blockRequest(r *rand.Rand, _ int) []byte {
 	le := binary.LittleEndian
-	kind := pick(r, 0, 0, 1, 1, 4, 8, 11, 13, r.Uint32())
+	kind := pick(r, 0, 0, 1, 1, 1, 4, 8, 11, 13, r.Uint32())
 	sector := pick(r, r.Uint64N(1<<11), r.Uint64N(1<<11), r.Uint64N(1<<11), r.Uint64N(1<<12), 0, 1<<11-1, 1<<11-2, 1<<11, 1<<55-1, 1<<55, 1<<63, ^uint64(0), r.Uint64())
 	p := le.AppendUint64(le.AppendUint32(le.AppendUint32(nil, kind), r.Uint32()), sector)
 	switch kind {

@@ -3,7 +3,6 @@ package hostile
 import (
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"math/rand/v2"
 )
 
@@ -113,8 +112,8 @@ func (st *storm) w(off, v uint32) op { return op{opWrite32, st.dev.reg(off), v, 
 
 // place decides where a queue lies: mostly in RAM, in its own memory.
 func (st *storm) place(most uint32) ring {
-	rg := ring{size: most >> st.r.IntN(max(bits.Len32(most), 1))}
-	if rg.size = max(rg.size, 1); st.chance(0.5) {
+	rg := ring{size: most >> st.r.IntN(3)}
+	if rg.size = max(rg.size, 1); st.chance(0.3) {
 		rg.size = min(most, 1<<st.r.IntN(5))
 	}
 	rg.num = rg.size
