@@ -29,6 +29,8 @@ import (
 type target struct {
 	name string
 	typ  uint32
+	// queues that an honest driver uses which accepts no features.
+	queues int
 	// works has an honest driver use the device.
 	works func(h *hostileHost, p *prey, d *hostile.Driver) error
 }
@@ -68,15 +70,15 @@ func newHostileHost(t *testing.T) *hostileHost {
 	h := &hostileHost{dir: t.TempDir(), drives: make(map[string][]byte), wire: -1}
 	h.secret = fmt.Appendf(nil, "secret-%s-secret", rand.Text())
 	h.targets = []target{
-		{"drive", virtio.TypeBlock, driveWorks("drive", true)},
-		{"read-only drive", virtio.TypeBlock, driveWorks("fixed", false)},
-		{"network interface", virtio.TypeNet, netWorks},
-		{"vsock", virtio.TypeVsock, vsockWorks},
-		{"entropy", virtio.TypeEntropy, entropyWorks},
-		{"filesystem", virtio.TypeFS, fsWorks},
-		{"balloon", virtio.TypeBalloon, balloonWorks},
+		{"drive", virtio.TypeBlock, 1, driveWorks("drive", true)},
+		{"read-only drive", virtio.TypeBlock, 1, driveWorks("fixed", false)},
+		{"network interface", virtio.TypeNet, 2, netWorks},
+		{"vsock", virtio.TypeVsock, 3, vsockWorks},
+		{"entropy", virtio.TypeEntropy, 1, entropyWorks},
+		{"filesystem", virtio.TypeFS, 2, fsWorks},
+		{"balloon", virtio.TypeBalloon, 2, balloonWorks},
 	}
-	h.witnessTarget = target{"read-only filesystem", virtio.TypeFS, fsWorks}
+	h.witnessTarget = target{"read-only filesystem", virtio.TypeFS, 2, fsWorks}
 	h.witnessAt = len(h.targets) - 1 // the machine puts it before the balloon
 	for _, name := range []string{"drive", "fixed"} {
 		b := make([]byte, driveSectors*512+driveTail)

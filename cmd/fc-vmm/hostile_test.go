@@ -163,7 +163,7 @@ func (h *hostileHost) healthy(p *prey, n int) error {
 	var err error
 	for range 3 {
 		var d *hostile.Driver
-		if d, err = p.guest.Drive(dev); err == nil {
+		if d, err = p.guest.Drive(dev, target.queues); err == nil {
 			err = target.works(h, p, d)
 		}
 		if err == nil {

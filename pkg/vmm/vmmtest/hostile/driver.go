@@ -73,8 +73,9 @@ func (g *Guest) Reset(d *Device) error {
 	return waited
 }
 
-// Drive resets a device and starts it in an orderly way. One Driver may be in use at a time: reset its device behind it.
-func (g *Guest) Drive(d *Device) (*Driver, error) {
+// Drive resets a device and starts it in an orderly way. It accepts no features of the device's, so it is told how many
+// queues there are without any. One Driver may be in use at a time: reset its device behind it.
+func (g *Guest) Drive(d *Device, queues int) (*Driver, error) {
 	if err := g.Reset(d); err != nil {
 		return nil, err
 	}
@@ -88,8 +89,8 @@ func (g *Guest) Drive(d *Device) (*Driver, error) {
 	r := &Driver{g: g, dev: d}
 	for n := range d.QueueSizes {
 		at := driverAddr + uint32(n)*honestBytes
-		if n >= driverSize/honestBytes {
-			break // an honest driver may leave queues alone, if the device lets it
+		if n >= min(queues, driverSize/honestBytes) {
+			break
 		}
 		q := honest{desc: at, avail: at + 0x400, used: at + 0x800, buffers: at + 0x1000}
 		clear(g.ram[at:][:honestBytes])
