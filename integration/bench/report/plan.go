@@ -23,7 +23,7 @@ func full() []part {
 	return []part{
 		// The longest: it has one of two machines for itself, nearly as long as all others have the other one.
 		{name: "execs", bench: "^BenchmarkExecs$", rounds: 1, limit: 120 * time.Minute, env: []string{"FC_BENCH_EXECS=10000"}},
-		{name: "run", bench: "^Benchmark(Run|Exec|Task)$", limit: 30 * time.Minute},
+		{name: "run", bench: "^Benchmark(Run|Exec|Task)$", rounds: 15, limit: 30 * time.Minute},
 		{name: "start", bench: "^BenchmarkStart$", limit: 40 * time.Minute},
 		{name: "boot", bench: "^Benchmark(Boot|Socket)$", limit: 30 * time.Minute},
 		{name: "block", bench: "^BenchmarkBlock$", rounds: 3, limit: 40 * time.Minute},
@@ -38,7 +38,7 @@ func full() []part {
 
 // code is the pieces of the data paths by themselves.
 func code() part {
-	return part{name: "code", micro: true, bench: "^Benchmark(Exit|PopPush|Read4K|Read128K|Getattr|Transmit|Receive|ToHost|ToGuest)$", rounds: 2000, limit: 2 * time.Minute}
+	return part{name: "code", micro: true, bench: "^Benchmark(Exit|PopPush|Read4K|Read128K|Getattr|Transmit|Receive|ToHost|ToGuest)$", rounds: 20000, limit: 5 * time.Minute}
 }
 
 // microPackages have them.
