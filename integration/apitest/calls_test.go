@@ -22,6 +22,9 @@ const (
 	beforeStart = "400 The requested operation is not supported before starting the microVM."
 	noRoute     = "400 Invalid request method and/or path"
 	notYet      = "400 not supported yet"
+	// The guest of these tests has no drivers.
+	noDriver       = "400 Device is inactive"
+	statisticsStay = "400 Cannot enable/disable the statistics after boot."
 )
 
 // call sends one request over a connection of its own, and gives the status and the body, or the fault message.
@@ -157,7 +160,7 @@ func TestCalls(t *testing.T) {
 		{"PATCH", "/vm", `{"state": "Paused"}`, beforeStart, "204"},
 		{"GET", "/", "", `200 {"id":"anonymous-instance","state":"Not started"`, `200 {"id":"anonymous-instance","state":"Paused"`},
 		{"PATCH", "/drives/a", `{"drive_id": "a", "path_on_host": "$D/disk"}`, beforeStart, "204"},
-		{"PUT", "/actions", `{"action_type": "SendCtrlAltDel"}`, beforeStart, "400 Ctrl+Alt+Del: wrong state of the microVM: Paused"},
+		{"PUT", "/actions", `{"action_type": "SendCtrlAltDel"}`, beforeStart, "204"},
 		{"PATCH", "/vm", `{"state": "Resumed"}`, beforeStart, "204"},
 		{"PATCH", "/vm", `{"state": "Resumed"}`, beforeStart, "204"},
 
@@ -180,13 +183,13 @@ func TestCalls(t *testing.T) {
 		{"GET", "/balloon", "", `200 {"amount_mib":0`, `200 {"amount_mib":0`},
 		{"PUT", "/balloon", `{"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true}`, "204", afterStart},
 		{"PUT", "/balloon", `{"amount_mib": 129, "deflate_on_oom": true}`, "400 balloon/amount_mib is 129", afterStart},
-		{"PATCH", "/balloon", `{"amount_mib": 1}`, beforeStart, "204"},
+		{"PATCH", "/balloon", `{"amount_mib": 1}`, beforeStart, noDriver},
 		{"PATCH", "/balloon", `{"amount_mib": 129}`, beforeStart, "400 balloon/amount_mib is 129"},
-		{"GET", "/balloon/statistics", "", beforeStart, ""},
+		{"GET", "/balloon/statistics", "", beforeStart, `200 {"target_pages":`},
 		{"PATCH", "/balloon/statistics", `{"stats_polling_interval_s": 2}`, beforeStart, "204"},
-		{"PATCH", "/balloon/hinting/start", `{}`, beforeStart, ""},
-		{"GET", "/balloon/hinting/status", "", beforeStart, ""},
-		{"PATCH", "/balloon/hinting/stop", `{}`, beforeStart, ""},
+		{"PATCH", "/balloon/hinting/start", `{}`, beforeStart, noDriver},
+		{"GET", "/balloon/hinting/status", "", beforeStart, `200 {"host_cmd":`},
+		{"PATCH", "/balloon/hinting/stop", `{}`, beforeStart, noDriver},
 
 		{"PUT", "/snapshot/create", `{"snapshot_path": "s", "mem_file_path": "m"}`, notYet, notYet},
 		{"PUT", "/snapshot/load", `{"snapshot_path": "s"}`, notYet, notYet},
@@ -247,6 +250,8 @@ func TestDocument(t *testing.T) {
 			case c.Bad && strings.HasPrefix(got, "400 ") && strings.Contains(got, c.Field):
 			case !c.Bad && o.When == "before" && got == afterStart, !c.Bad && o.When != "before" && got == "204":
 			case !c.Bad && strings.Contains(c.Text, "InstanceStart") && got == afterStart:
+			case !c.Bad && strings.HasPrefix(o.Path, "/balloon") && (strings.HasPrefix(got, noDriver) || got == statisticsStay):
+			case strings.HasPrefix(got, "400 balloon/amount_mib is") && strings.HasSuffix(got, "no more than the microVM's memory"):
 			case o.Path == "/mmds/config" && got == afterStart: // which interfaces there are is looked at later
 			case !c.Bad && strings.HasPrefix(got, "400 The id from the path"): // the longest id
 			default:
