@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # Each group runs in a machine of its own, in a time that it may take there, in seconds.
-declare -A limit=([parts]=1200 [containers-1]=1800 [containers-2]=1800 [runc]=600 [crowd]=420)
+declare -A limit=([parts]=1800 [containers-1]=1800 [containers-2]=1800 [runc]=600 [crowd]=420)
 crowd='^TestTenAtOnce$' # ten VMs at once weigh on an emulated machine: they run by themselves
 # What these claim must hold for runc, too, and they do not ask it themselves: they run once more, with runc. TestContainerdDeathAtStart
 # is not among them: at some moments runc leaves an empty cgroup behind.

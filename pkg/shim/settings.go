@@ -141,6 +141,8 @@ func (s *Settings) complete() error {
 		return fmt.Errorf("spare_interfaces = %d: 0 to %d are allowed", s.SpareInterfaces, network.MaxDevices)
 	case s.HugePages != config.HugePagesNone && s.HugePages != config.HugePagesTransparent && s.HugePages != config.HugePages2M:
 		return fmt.Errorf(`huge_pages = %q: "None", "Transparent" and "2M" are allowed`, s.HugePages)
+	case s.HugePages == config.HugePages2M && s.FreePageReporting:
+		return errors.New(`free_page_reporting = true: "None" and "Transparent" are allowed for huge_pages with it`)
 	case strings.ContainsAny(s.KernelArgs, "\x00\n"):
 		return errors.New("kernel_args holds a line break or a NUL byte")
 	}

@@ -33,21 +33,37 @@ func (f Figure) counted() bool {
 	return unit == "ms" || unit == "µs" || strings.HasPrefix(unit, "ns") || strings.HasSuffix(unit, "/s")
 }
 
-// compare lists the figures of r in counted time that differ from other's by more than the tolerance, and says how many others there are.
-func compare(w io.Writer, r, other []Figure) (far int) {
-	same := 0
-	for _, f := range r {
-		v, ok := find(other, f.Name, f.Unit)
-		if !ok || !f.counted() || v == 0 {
+// compare lists the figures in counted time that differ by more than the tolerance, or that only one of the two runs has, and fails if there are any.
+func compare(w io.Writer, r, other Result) error {
+	if r.Clock != counted || other.Clock != counted {
+		return fmt.Errorf("a run by the %s clock and one by the %s clock: want two counted ones", r.Clock, other.Clock)
+	}
+	same, far := 0, 0
+	for _, f := range r.Figures {
+		if !f.counted() {
 			continue
 		}
-		if d := f.Value/v - 1; math.Abs(d) >= tolerance {
+		v, ok := find(other.Figures, f.Name, f.Unit)
+		switch d := f.Value/v - 1; {
+		case !ok:
+			far++
+			fmt.Fprintf(w, "          %s %s: %.4g, not in the other run\n", f.Name, f.Unit, f.Value)
+		case f.Value != v && !(math.Abs(d) < tolerance):
 			far++
 			fmt.Fprintf(w, "%+6.1f %%  %s %s: %.4g, %.4g in the other run\n", 100*d, f.Name, f.Unit, f.Value, v)
-		} else {
+		default:
 			same++
 		}
 	}
+	for _, f := range other.Figures {
+		if _, ok := find(r.Figures, f.Name, f.Unit); f.counted() && !ok {
+			far++
+			fmt.Fprintf(w, "          %s %s: %.4g in the other run only\n", f.Name, f.Unit, f.Value)
+		}
+	}
 	fmt.Fprintf(w, "%d of %d figures in counted time are within %.0f %% of the other run's\n", same, same+far, 100*tolerance)
-	return far
+	if far > 0 {
+		return fmt.Errorf("%d figures differ from the other run's", far)
+	}
+	return nil
 }

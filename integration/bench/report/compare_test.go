@@ -9,19 +9,28 @@ import (
 
 func TestCompare(t *testing.T) {
 	var out strings.Builder
-	far := compare(&out, []Figure{
-		{"Boot/fc", "ms", 104}, {"Net/round-trip/fc", "µs", 104}, {"Boot/qemu", "ms-boot", 106}, {"Block/read/fc", "MiB/s", 94}, {"queue.PopPush/go", "ns/op", 96},
-		{"Pods/1/fc", "KiB-vmm", 200}, {"New/fc", "ms", 1},
-	}, []Figure{
-		{"Boot/fc", "ms", 100}, {"Net/round-trip/fc", "µs", 100}, {"Boot/qemu", "ms-boot", 100}, {"Block/read/fc", "MiB/s", 100}, {"queue.PopPush/go", "ns/op", 100},
-		{"Pods/1/fc", "KiB-vmm", 100}, {"Old/fc", "ms", 1},
-	})
-	const want = ` +6.0 %  Boot/qemu ms-boot: 106, 100 in the other run
+	r := Result{Clock: counted, Figures: []Figure{
+		{"Boot/fc", "ms", 104}, {"Net/round-trip/fc", "µs", 104}, {"Boot/qemu", "ms-boot", 106}, {"Block/read/fc", "MiB/s", 94},
+		{"queue.PopPush/go", "ns/op", 96}, {"Pods/1/fc", "KiB-vmm", 200}, {"New/fc", "ms", 1}, {"Nothing/fc", "ms", 0},
+	}}
+	other := Result{Clock: counted, Figures: []Figure{
+		{"Boot/fc", "ms", 100}, {"Net/round-trip/fc", "µs", 100}, {"Boot/qemu", "ms-boot", 100}, {"Block/read/fc", "MiB/s", 100},
+		{"queue.PopPush/go", "ns/op", 100}, {"Pods/1/fc", "KiB-vmm", 100}, {"Old/fc", "ms", 1}, {"Nothing/fc", "ms", 0},
+	}}
+	const want = `  +6.0 %  Boot/qemu ms-boot: 106, 100 in the other run
   -6.0 %  Block/read/fc MiB/s: 94, 100 in the other run
-3 of 5 figures in counted time are within 5 % of the other run's
+          New/fc ms: 1, not in the other run
+          Old/fc ms: 1 in the other run only
+4 of 8 figures in counted time are within 5 % of the other run's
 `
-	if got := strings.TrimLeft(out.String(), " "); far != 2 || got != strings.TrimLeft(want, " ") {
-		t.Errorf("%d far:\n%s", far, out.String())
+	if err := compare(&out, r, other); err == nil || out.String() != want {
+		t.Errorf("%v:\n%s", err, out.String())
+	}
+	if err := compare(&out, r, r); err != nil {
+		t.Errorf("a run and itself: %v", err)
+	}
+	if err := compare(&out, r, Result{Clock: wall, Figures: r.Figures}); err == nil {
+		t.Error("a run by another clock is taken")
 	}
 }
 

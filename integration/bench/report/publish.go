@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -42,12 +43,15 @@ func replaceTable(text, table string) (string, error) {
 	return before + tableBegin + table + tableEnd + after, nil
 }
 
+// listed are rows that are in README's table without a peer, too.
+var listed = regexp.MustCompile(`^(Socket|Start/1cpu-128MiB|Pods/.*|Size/.*)$`)
+
 // markdown is the picture, and the table of what has peers, and of weights; the rest is in bench.json.
 func markdown(r Result) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "![bars beside the peers', and a start's phases](docs/bench.svg)\n\n%s:\n\n| what | unit | fc | peers (ours to theirs) |\n| --- | --- | --- | --- |\n", r.title())
 	for _, row := range rows(r.Figures) {
-		if _, ours := row.values["fc"]; ours && (len(row.values) > 1 || strings.HasPrefix(row.what, "Pods") || strings.HasPrefix(row.what, "Size")) {
+		if _, ours := row.values["fc"]; ours && (len(row.values) > 1 || listed.MatchString(row.what)) {
 			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", row.what, row.unit, row.ours(), row.peers())
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
@@ -73,7 +74,16 @@ func Follow(ctx context.Context, r io.Reader, path, namespace, id string) {
 
 // write has the file be new as a whole: a collector never reads a part.
 func write(path string, text []byte) error {
-	if err := os.WriteFile(temporary(path), text, 0o644); err != nil {
+	// A file of its own: who else may write to the folder could have put a link there.
+	if err := os.Remove(temporary(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(temporary(path), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(temporary(path), path)

@@ -117,6 +117,10 @@ func (vm *VM) validateBalloon() error {
 	if err := vm.Balloon.Validate(); err != nil {
 		return err
 	}
+	if vm.Machine.HugePages == HugePages2M {
+		// A hole in the pool's file gives the page's reservation away, too: the guest's next touch could fail.
+		return badString("huge_pages", HugePages2M, `"None" or "Transparent" with a balloon`)
+	}
 	if vm.Balloon.AmountMiB > vm.Machine.MemSizeMiB {
 		return badAmount(vm.Balloon.AmountMiB, vm.Machine.MemSizeMiB)
 	}

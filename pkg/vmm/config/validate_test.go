@@ -76,6 +76,7 @@ func TestValidate(t *testing.T) {
 		{"register", func(vm *VM) { vm.CPUConfig.CPUIDModifiers[0].Modifiers[0].Register = "EAX" }, "cpu-config/cpuid_modifiers[0]/modifiers[0]/register", `"EAX"`},
 		{"dirty pages", func(vm *VM) { vm.Machine.TrackDirtyPages = true }, "track_dirty_pages", "true"},
 		{"huge pages", func(vm *VM) { vm.Machine.HugePages = "1G" }, "huge_pages", `"1G"`},
+		{"huge pages from the pool, and a balloon", func(vm *VM) { vm.Machine.HugePages, vm.Balloon = "2M", &Balloon{} }, "huge_pages", `"2M"`},
 		{"half a huge page", func(vm *VM) { vm.Machine.HugePages, vm.Machine.MemSizeMiB = "2M", 129 }, "mem_size_mib", `129`},
 		{"no boot source", func(vm *VM) { vm.BootSource = nil }, "boot-source", ""},
 		{"no kernel", func(vm *VM) { vm.BootSource.KernelImagePath = "" }, "kernel_image_path", ""},

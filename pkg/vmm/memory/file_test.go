@@ -22,7 +22,7 @@ func each(t *testing.T, size uint64, test func(*testing.T, *Memory)) {
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			f, err := kind.open(size)
-			if err != nil && kind.huge && (os.Getuid() != 0 || errors.Is(err, unix.EINVAL)) {
+			if err != nil && kind.huge && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL)) {
 				t.Skipf("this host has no such files for us: %v", err)
 			}
 			if err != nil {
@@ -51,7 +51,11 @@ func TestHugePages(t *testing.T) {
 		if m.huge {
 			want = 2 * HugePageSize
 		}
-		if got := st.Blocks * 512; got != want {
+		got := st.Blocks * 512
+		if m.huge && got < want {
+			t.Skipf("the host had no huge pages left: %d bytes are in use", got)
+		}
+		if got != want {
 			t.Errorf("two touched bytes take %d bytes of the host's, want %d", got, want)
 		}
 	})

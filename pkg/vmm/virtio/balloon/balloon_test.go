@@ -366,8 +366,9 @@ func TestNoAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		s.takePages(&inflate)
 		s.takeReport(&report)
-		s.takeHint(&queue.Chain{Readable: [][]byte{command}})
-		s.takeHint(&report)
+		left := uint64(1 << 20)
+		s.takeHint(&queue.Chain{Readable: [][]byte{command}}, &left)
+		s.takeHint(&report, &left)
 		d.statistics.read(inflate.Readable)
 	}); n > 1 { // the chain and its list, of the test's
 		t.Errorf("%v allocations", n)

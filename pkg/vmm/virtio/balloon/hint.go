@@ -122,6 +122,7 @@ func (s *session) serveHints() {
 
 func (s *session) eachHint() error {
 	c := &s.hints
+	left := s.mem.Size()
 	for range maxHints {
 		ok, err := s.hint.Pop(c)
 		switch {
@@ -133,7 +134,7 @@ func (s *session) eachHint() error {
 		default:
 			return nil
 		}
-		if err := s.takeHint(c); err != nil {
+		if err := s.takeHint(c, &left); err != nil {
 			return err
 		}
 		if err := s.hint.Push(c.Head, 0); err != nil {
@@ -147,10 +148,16 @@ func (s *session) eachHint() error {
 }
 
 // takeHint takes a chain of the hinting queue: a command of four bytes in readable buffers, or free pages as writable ones.
-func (s *session) takeHint(c *queue.Chain) error {
+// left is how many bytes of free pages this notification may still bring, which serves them on the vCPU's thread.
+func (s *session) takeHint(c *queue.Chain, left *uint64) error {
 	if command, ok := commandOf(c.Readable); ok {
 		s.takeCommand(command)
 	}
+	n := uint64(c.WritableLen())
+	if n > *left {
+		return fmt.Errorf("%w: more free pages in one notification than the machine has", queue.ErrBroken)
+	}
+	*left -= n
 	h := &s.d.hinting
 	return eachPiece(c.Writable, s.hint, func(p []byte) {
 		h.mu.Lock()

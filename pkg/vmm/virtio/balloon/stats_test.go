@@ -81,9 +81,20 @@ func TestStatistics(t *testing.T) {
 		t.Error("an interval that is too long was taken")
 	}
 	d.statistics.interval.Store(int64(time.Millisecond)) // shorter than a client can ask for
-	d.statistics.mu.Lock()
-	d.statistics.asleep.Wake()
-	d.statistics.mu.Unlock()
+	for deadline := time.Now().Add(vt.Timeout); ; time.Sleep(time.Millisecond) {
+		d.statistics.mu.Lock()
+		asleep := d.statistics.asleep != nil
+		if asleep {
+			d.statistics.asleep.Wake()
+		}
+		d.statistics.mu.Unlock()
+		if asleep {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the device does not wait for its interval")
+		}
+	}
 	for range 2 {
 		m.WaitUsed(m.Rings[statsQueue])
 	}
