@@ -22,7 +22,7 @@ const pagesPerMiB = 256
 type balloonGuest struct {
 	*testing.T
 	m    *Machine
-	out  *buffer
+	out  *vmmtest.Console
 	disk string
 	step int64
 }

@@ -26,9 +26,9 @@ func bootSource(kernel, initrd string) *config.BootSource {
 	return &config.BootSource{KernelImagePath: kernel, InitrdPath: initrd, BootArgs: &args}
 }
 
-func startKernel(t *testing.T, cfg config.VM) (*Machine, *buffer) {
+func startKernel(t *testing.T, cfg config.VM) (*Machine, *vmmtest.Console) {
 	t.Helper()
-	var out buffer
+	var out vmmtest.Console
 	m, err := New(context.Background(), cfg, Options{Console: &out})
 	if err != nil {
 		t.Fatal(err)

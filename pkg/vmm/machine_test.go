@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -26,31 +25,13 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
 )
 
-// buffer is a console that can be read while the guest writes.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-func build(t *testing.T, kernel []byte, mib, cpus int) (*Machine, *buffer) {
+func build(t *testing.T, kernel []byte, mib, cpus int) (*Machine, *vmmtest.Console) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kernel")
 	if err := os.WriteFile(path, kernel, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var out buffer
+	var out vmmtest.Console
 	m, err := New(context.Background(), config.VM{
 		Machine:    config.Machine{VCPUCount: cpus, MemSizeMiB: mib},
 		BootSource: &config.BootSource{KernelImagePath: path},
@@ -320,7 +301,7 @@ func TestStateDoesNotWait(t *testing.T) {
 
 // A guest may write to the boot timer for ever; the log has one line of it, and none in a machine without one.
 func TestBootTimerLogsOnce(t *testing.T) {
-	var lines buffer
+	var lines vmmtest.Console
 	logger := log.L.Logger
 	defer logger.SetOutput(logger.Out)
 	logger.SetOutput(&lines)

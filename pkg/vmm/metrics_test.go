@@ -53,7 +53,7 @@ ping -c 5 -s 1000 198.51.100.1 | grep received`
 	if err := r.Configure(config.Metrics{MetricsPath: path}); err != nil {
 		t.Fatal(err)
 	}
-	var out buffer
+	var out vmmtest.Console
 	m, err := New(context.Background(), cfg, Options{Console: &out, Latencies: true})
 	if err != nil {
 		t.Fatal(err)

@@ -64,31 +64,26 @@ func setNetworkInterface(vm *config.VM, n config.NetworkInterface) error {
 
 // removeDrive takes a drive out of the description.
 func removeDrive(vm *config.VM, id string) error {
-	i := slices.IndexFunc(vm.Drives, func(d config.Drive) bool { return d.DriveID == id })
-	if i < 0 {
-		return config.UnknownID("drive_id", id, "drive")
-	}
-	vm.Drives = slices.Delete(vm.Drives, i, i+1)
-	return nil
+	return drop(&vm.Drives, func(d config.Drive) bool { return d.DriveID == id }, "drive_id", id, "drive")
 }
 
 // removeFilesystem takes a filesystem out of the description.
 func removeFilesystem(vm *config.VM, id string) error {
-	i := slices.IndexFunc(vm.Filesystems, func(f config.Filesystem) bool { return f.FSID == id })
-	if i < 0 {
-		return config.UnknownID("fs_id", id, "filesystem")
-	}
-	vm.Filesystems = slices.Delete(vm.Filesystems, i, i+1)
-	return nil
+	return drop(&vm.Filesystems, func(f config.Filesystem) bool { return f.FSID == id }, "fs_id", id, "filesystem")
 }
 
 // removeNetworkInterface takes a network interface out of the description.
 func removeNetworkInterface(vm *config.VM, id string) error {
-	i := slices.IndexFunc(vm.NetworkInterfaces, func(n config.NetworkInterface) bool { return n.IfaceID == id })
+	return drop(&vm.NetworkInterfaces, func(n config.NetworkInterface) bool { return n.IfaceID == id }, "iface_id", id, "network interface")
+}
+
+// drop takes the device of an id out of a list; field and kind are for the error if there is none.
+func drop[T any](devices *[]T, is func(T) bool, field, id, kind string) error {
+	i := slices.IndexFunc(*devices, is)
 	if i < 0 {
-		return config.UnknownID("iface_id", id, "network interface")
+		return config.UnknownID(field, id, kind)
 	}
-	vm.NetworkInterfaces = slices.Delete(vm.NetworkInterfaces, i, i+1)
+	*devices = slices.Delete(*devices, i, i+1)
 	return nil
 }
 

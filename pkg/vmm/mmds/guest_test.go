@@ -2,7 +2,6 @@ package mmds_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -12,7 +11,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,31 +25,13 @@ import (
 // TestMain makes the test's program a guest's PID 1 too.
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
-		guestMain()
+		vmmtest.Init(guestServe)
 	}
 	os.Exit(m.Run())
 }
 
 // hostPatience bounds each wait for the guest: it may be emulated, and busy.
 const hostPatience = 5 * time.Minute
-
-// console collects what the guest prints.
-type console struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (c *console) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.b.Write(p)
-}
-
-func (c *console) String() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.b.String()
-}
 
 // inGuest is a machine with a metadata service, whose guest does as it is asked to.
 type inGuest struct {
@@ -100,7 +80,7 @@ func newInGuest(t *testing.T, cfg config.MMDS) *inGuest {
 	}
 	g := &inGuest{T: t, store: mmds.NewStore(1 << 20)}
 	args := "console=ttyS0 reboot=k panic=-1 quiet"
-	var out console
+	var out vmmtest.Console
 	cfg.NetworkInterfaces = []string{"eth0"}
 	m, err := vmm.New(context.Background(), config.VM{
 		Machine:           config.Machine{VCPUCount: 1, MemSizeMiB: 128},
@@ -246,7 +226,7 @@ wget -q -O - --header "X-metadata-token: $T" http://169.254.169.254/latest; echo
 wget -q -O - --header "X-metadata-token: $T" --header 'Accept: application/json' http://169.254.169.254/latest; echo
 sleep 0.2`
 	args := "console=ttyS0 reboot=k panic=-1 quiet"
-	var out console
+	var out vmmtest.Console
 	m, err := vmm.New(context.Background(), config.VM{
 		Machine:           config.Machine{VCPUCount: 1, MemSizeMiB: 128},
 		BootSource:        &config.BootSource{KernelImagePath: vmmtest.Kernel(t), InitrdPath: vmmtest.Busybox(t, script), BootArgs: &args},

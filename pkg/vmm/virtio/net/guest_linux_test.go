@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -45,20 +43,7 @@ func sum(r io.Reader) (string, error) {
 	return fmt.Sprintf("%d:%x", n, h.Sum(nil)), err
 }
 
-// guestMain is PID 1 of the guest: it does what the host asks for over a connection.
-func guestMain() {
-	for _, m := range [][2]string{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
-		if err := unix.Mount(m[0], m[1], m[0], 0, ""); err != nil {
-			fmt.Println(m[1], err)
-		}
-	}
-	if err := guestServe(); err != nil {
-		fmt.Println("guest:", err)
-	}
-	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	select {}
-}
-
+// guestServe does what the host asks for over a connection.
 func guestServe() error {
 	l, err := newLinks()
 	if err != nil {

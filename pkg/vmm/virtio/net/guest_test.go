@@ -2,7 +2,6 @@ package net_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +25,7 @@ import (
 // TestMain makes the test's program a guest's PID 1 too.
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 {
-		guestMain()
+		vmmtest.Init(guestServe)
 	}
 	os.Exit(m.Run())
 }
@@ -39,24 +37,6 @@ const (
 	tap0, tap1 = "fctest0", "fctest1"
 	mac1       = "02:fc:00:00:00:07"
 )
-
-// console collects what the guest prints.
-type console struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (c *console) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.b.Write(p)
-}
-
-func (c *console) String() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.b.String()
-}
 
 // TestGuest has a real kernel use two interfaces: a TAP that somebody made, and one that the VMM makes.
 func TestGuest(t *testing.T) {
@@ -78,7 +58,7 @@ func TestGuest(t *testing.T) {
 	must(makeTAP(tap0))
 
 	args := "console=ttyS0 reboot=k panic=-1 quiet"
-	var out console
+	var out vmmtest.Console
 	m, err := vmm.New(context.Background(), config.VM{
 		Machine:    config.Machine{VCPUCount: 2, MemSizeMiB: 256},
 		BootSource: &config.BootSource{KernelImagePath: vmmtest.Kernel(t), InitrdPath: vmmtest.Self(t), BootArgs: &args},
