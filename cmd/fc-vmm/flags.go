@@ -14,6 +14,7 @@ import (
 const usage = `fc-vmm runs one microVM, driven over Firecracker's HTTP API on a Unix socket.
 
 Usage: fc-vmm [OPTION]...      (--name VALUE and --name=VALUE are the same)
+       fc-vmm fs [OPTION]...    serves a folder over vhost-user (fc-vmm fs --help)
        fc-vmm hold ...          the process that stands for a container on the
                                 host; the shim starts it
 

@@ -32,9 +32,9 @@ const (
 // run is the program: it returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
 	began := time.Now()
-	if len(args) > 0 && args[0] == "hold" {
-		if err := runHold(args[1:]); err != nil {
-			fmt.Fprintln(stderr, "fc-vmm hold:", err)
+	if len(args) > 0 && (args[0] == "hold" || args[0] == "fs") {
+		if err := runRole(args[0], args[1:], stdout); err != nil {
+			fmt.Fprintf(stderr, "fc-vmm %s: %v\n", args[0], err)
 			return config.StatusBadConfig
 		}
 		return 0
@@ -56,6 +56,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "fc-vmm:", err)
 	return config.StatusBadConfig
+}
+
+// runRole is one of the other things that this program is.
+func runRole(role string, args []string, stdout io.Writer) error {
+	if role == "hold" {
+		return runHold(args)
+	}
+	return runFS(args, stdout)
 }
 
 // serve runs the microVM to its end. An error means that no guest ran.
@@ -222,9 +230,9 @@ func stop(m *vmm.Machine, signals <-chan os.Signal) int {
 
 func listenAPI(s *settings) (net.Listener, error) {
 	if s.apiFD >= 0 {
-		return inherit(s.apiFD)
+		return inherit("--api-fd", s.apiFD)
 	}
-	return listen(s.apiSock)
+	return listen("--api-sock", s.apiSock)
 }
 
 // bootFile does what --config-file says.

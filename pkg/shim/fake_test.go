@@ -43,6 +43,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) > 1 && os.Args[1] == "fs" {
+		fakeMetrics(`"fs_shared":{"request_count":5}`)
+		_, _ = io.Copy(io.Discard, os.NewFile(3, "parent"))
+		os.Exit(0)
+	}
 	for _, a := range os.Args[1:] {
 		if a == "--api-fd" {
 			fakeVMM()
@@ -68,10 +73,10 @@ func TestMain(m *testing.M) {
 
 func fakeVMM() {
 	go func() {
-		_, _ = io.Copy(io.Discard, os.NewFile(4, "parent"))
+		_, _ = io.Copy(io.Discard, os.NewFile(3, "parent"))
 		os.Exit(0)
 	}()
-	l, err := net.FileListener(os.NewFile(3, "api"))
+	l, err := net.FileListener(os.NewFile(4, "api"))
 	if err != nil {
 		panic(err)
 	}
@@ -98,7 +103,7 @@ func fakeVMM() {
 				os.Exit(1)
 			}
 		case "/actions":
-			fakeMetrics()
+			fakeMetrics(`"vcpu":{"exit_io_in":7},"block_root":{"read_count":3}`)
 			switch fake {
 			case "panic":
 				time.AfterFunc(50*time.Millisecond, func() { os.Exit(config.StatusPanicked) })
@@ -113,7 +118,7 @@ func fakeVMM() {
 }
 
 // fakeMetrics writes a line where the real one does.
-func fakeMetrics() {
+func fakeMetrics(groups string) {
 	i := slices.Index(os.Args, "--metrics-path")
 	if i < 0 {
 		return
@@ -122,7 +127,7 @@ func fakeMetrics() {
 	if err != nil {
 		panic(err)
 	}
-	if _, err := f.WriteString(`{"utc_timestamp_ms":1,"vcpu":{"exit_io_in":7},"block_root":{"read_count":3}}` + "\n"); err != nil {
+	if _, err := f.WriteString(`{"utc_timestamp_ms":1,` + groups + "}\n"); err != nil {
 		panic(err)
 	}
 }

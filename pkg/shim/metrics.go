@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -23,11 +24,12 @@ func (s *Settings) metricsPath(namespace, id string) string {
 	return prometheus.Path(s.MetricsDir, namespace, id)
 }
 
-// vmMetrics keeps a VM's metrics in a file, as long as anybody holds the other end of its pipe.
+// vmMetrics keeps a VM's metrics in a file, as long as anybody holds the other end of one of its pipes.
 type vmMetrics struct{ over chan struct{} }
 
-// openMetrics starts to follow a VM's metrics, and gives the end of the pipe that is for fc-vmm. Both are nil if nobody wants them.
-func openMetrics(ctx context.Context, s *Settings, namespace, id string) (*vmMetrics, *os.File, error) {
+// openMetrics starts to follow the metrics of a VM's n processes, and gives the ends of the pipes that are for them. All are nil if nobody
+// wants them.
+func openMetrics(ctx context.Context, s *Settings, namespace, id string, n int) (*vmMetrics, []*os.File, error) {
 	path := s.metricsPath(namespace, id)
 	if path == "" {
 		return nil, nil, nil
@@ -36,17 +38,25 @@ func openMetrics(ctx context.Context, s *Settings, namespace, id string) (*vmMet
 	if err := os.MkdirAll(s.MetricsDir, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("metrics_dir: %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a pipe for metrics: %w", err)
+	var ours []io.ReadCloser
+	var theirs []*os.File
+	for range n {
+		r, w, err := os.Pipe()
+		if err != nil {
+			for i := range ours {
+				ours[i].Close()
+				theirs[i].Close()
+			}
+			return nil, nil, fmt.Errorf("make a pipe for metrics: %w", err)
+		}
+		ours, theirs = append(ours, r), append(theirs, w)
 	}
 	m := &vmMetrics{over: make(chan struct{})}
 	go func() {
 		defer close(m.over)
-		defer r.Close()
-		prometheus.Follow(context.WithoutCancel(ctx), r, path, namespace, id)
+		prometheus.Follow(context.WithoutCancel(ctx), ours, path, namespace, id)
 	}()
-	return m, w, nil
+	return m, theirs, nil
 }
 
 // wait returns when the file is gone. fc-vmm must have ended.

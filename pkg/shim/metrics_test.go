@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -32,7 +33,7 @@ func TestMetricsDir(t *testing.T) {
 	path := w.metricsFile()
 	w.run(nil)
 	var text []byte
-	for begin := time.Now(); len(text) == 0; time.Sleep(time.Millisecond) {
+	for begin := time.Now(); !bytes.Contains(text, []byte("fc_vcpu")) || !bytes.Contains(text, []byte("fc_fs")); time.Sleep(time.Millisecond) {
 		if text, _ = os.ReadFile(path); time.Since(begin) > 10*time.Second {
 			t.Fatal("no metrics")
 		}
@@ -40,6 +41,7 @@ func TestMetricsDir(t *testing.T) {
 	for _, want := range []string{
 		`fc_vcpu_exit_io_in_total{namespace="test",sandbox="` + cid + `"} 7`,
 		`fc_block_read_count_total{namespace="test",sandbox="` + cid + `",drive="root"} 3`,
+		`fc_fs_request_count_total{namespace="test",sandbox="` + cid + `",filesystem="shared"} 5`,
 	} {
 		if !strings.Contains(string(text), want+"\n") {
 			t.Errorf("%s is missing in\n%s", want, text)
@@ -79,10 +81,10 @@ func TestMetricsOfFailedStart(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
-	if m, f, err := openMetrics(context.Background(), &Settings{}, "test", cid); m != nil || f != nil || err != nil || m.wait() != nil {
+	if m, f, err := openMetrics(context.Background(), &Settings{}, "test", cid, 1); m != nil || f != nil || err != nil || m.wait() != nil {
 		t.Errorf("%v, %v, %v", m, f, err)
 	}
-	if _, _, err := openMetrics(context.Background(), &Settings{MetricsDir: filepath.Join(w.settings, "x")}, "test", cid); err == nil {
+	if _, _, err := openMetrics(context.Background(), &Settings{MetricsDir: filepath.Join(w.settings, "x")}, "test", cid, 1); err == nil {
 		t.Error("a folder below a file")
 	}
 }

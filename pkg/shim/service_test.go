@@ -327,6 +327,7 @@ func TestTerminal(t *testing.T) {
 func TestDeaths(t *testing.T) {
 	for name, die := range map[string]func(w *world){
 		"fc-vmm killed": func(w *world) { _ = w.pod.vm.process.cmd.Process.Kill() },
+		"files gone":    func(w *world) { _ = w.pod.vm.files.cmd.Process.Kill() },
 		"agent gone":    func(w *world) { _, _ = w.Resume(w.ctx, &taskapi.ResumeRequest{ID: cid}) },
 		"power off":     func(w *world) { _, _ = w.pod.vm.agent.Shutdown(w.ctx, nil) },
 	} {

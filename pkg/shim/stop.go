@@ -44,7 +44,7 @@ func (*Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	endCtx, cancel := context.WithTimeout(ctx, endBudget)
 	defer cancel()
 	status := shim.StopStatus{ExitStatus: exitKilled, ExitedAt: time.Now()}
-	pid, err := killVMMs(bundle)
+	pid, err := killChildren(bundle)
 	status.Pid = pid
 	derr := dismissShim(endCtx, bundle, id)
 	if derr != nil {
@@ -80,8 +80,8 @@ func bundleOf(ctx context.Context, id string) (string, error) {
 	return filepath.Join(filepath.Dir(wd), id), nil
 }
 
-// killVMMs ends each fc-vmm that works in the bundle and returns the pid of the last one found, or 0.
-func killVMMs(bundle string) (int, error) {
+// killChildren ends each child that works in the bundle and returns the pid of an fc-vmm among them, or 0.
+func killChildren(bundle string) (int, error) {
 	home, err := os.Stat(bundle)
 	if err != nil {
 		return 0, ignoreMissing(err)
@@ -94,27 +94,41 @@ func killVMMs(bundle string) (int, error) {
 	var errs []error
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil || !isVMM(pid, home) {
+		if err != nil {
 			continue
 		}
-		found = pid
+		name := childName(pid, home)
+		switch name {
+		case "":
+			continue
+		case "fc-vmm":
+			found = pid
+		}
 		if err := killAndWait(pid, home); err != nil {
-			errs = append(errs, fmt.Errorf("end fc-vmm (pid %d): %w", pid, err))
+			errs = append(errs, fmt.Errorf("end %s (pid %d): %w", name, pid, err))
 		}
 	}
 	return found, errors.Join(errs...)
 }
 
-// isVMM tells an fc-vmm of this bundle by its working directory and by how startVMM calls it, so that neither a shell
-// that happens to be there nor a shim is taken for one.
-func isVMM(pid int, home os.FileInfo) bool {
+// childName tells a child of this bundle by its working directory and by how it is called, so that neither a shell that happens to be
+// there nor a shim is taken for one. It is empty for no child.
+func childName(pid int, home os.FileInfo) string {
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	wd, err := os.Stat(filepath.Join(proc, "cwd"))
 	if err != nil || !os.SameFile(wd, home) {
-		return false
+		return ""
 	}
 	cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
-	return err == nil && bytes.Contains(cmdline, []byte("\x00--api-fd\x00")) && bytes.Contains(cmdline, []byte("\x00--parent-fd\x00"))
+	switch {
+	case err != nil || !bytes.Contains(cmdline, []byte("\x00--parent-fd\x00")):
+		return ""
+	case bytes.Contains(cmdline, []byte("\x00--api-fd\x00")):
+		return "fc-vmm"
+	case bytes.Contains(cmdline, []byte("\x00fs\x00--parent-fd\x00")):
+		return "fc-vmm fs"
+	}
+	return ""
 }
 
 // killAndWait goes by a pidfd, so that no other process which has got the pid meanwhile can be hit.
@@ -127,7 +141,7 @@ func killAndWait(pid int, home os.FileInfo) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if !isVMM(pid, home) {
+	if childName(pid, home) == "" {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -36,7 +36,8 @@ const (
 // vm is a running VM with its agent.
 type vm struct {
 	bundle  string
-	process *vmmProcess
+	process *child
+	files   *child // the file server
 	api     *api.Client
 	streams *agent.StreamBroker
 	sockets *sockets
@@ -54,6 +55,7 @@ type vm struct {
 
 	ended chan struct{} // closed when process, connections and sockets are gone
 	cause error         // why, valid after ended
+	left  error         // that the file server has not ended, valid after ended
 }
 
 // vmOptions describe a VM to be booted.
@@ -65,7 +67,8 @@ type vmOptions struct {
 	Network       *os.File // the network namespace that fc-vmm is started in
 	Devices       []network.Device
 	Cgroup        hostCgroup // that fc-vmm is started in
-	Metrics       *os.File   // where fc-vmm writes its metrics; nil for nowhere
+	// Metrics is where fc-vmm writes its metrics, and FileMetrics where the file server does; nil for nowhere.
+	Metrics, FileMetrics *os.File
 }
 
 // startVM runs fc-vmm and starts the guest; ready then waits for the agent. After an error nothing is left of it.
@@ -97,22 +100,35 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm
 			log.G(ctx).WithError(err).Error("the guest's streams cannot be served any more")
 		}
 	}()
-	if v.metrics, o.Metrics, err = openMetrics(ctx, o.Settings, o.Namespace, o.ID); err != nil {
+	filesListener, err := v.sockets.listen(filesSocket)
+	if err != nil {
 		return nil, err
 	}
-	if o.Metrics != nil {
+	defer filesListener.Close()
+	var pipes []*os.File
+	if v.metrics, pipes, err = openMetrics(ctx, o.Settings, o.Namespace, o.ID, 2); err != nil {
+		return nil, err
+	}
+	if pipes != nil {
+		o.Metrics, o.FileMetrics = pipes[0], pipes[1]
 		defer o.Metrics.Close()
+		defer o.FileMetrics.Close()
 	}
 	if v.process, err = startVMM(ctx, o, apiListener); err != nil {
 		return nil, err
 	}
 	apiListener.Close()
+	if v.files, err = startFiles(ctx, o, filesListener); err != nil {
+		return nil, err
+	}
+	filesListener.Close()
 	phases.Mark("spawn")
 	v.api = api.NewClient(v.sockets.path(apiSocket))
 	defer v.api.Close()
 	if err := v.configure(ctx, o, phases); err != nil {
 		return nil, v.explain(err)
 	}
+	go v.watchFiles(ctx)
 	go v.watchProcess()
 	return v, nil
 }
@@ -170,7 +186,7 @@ func (v *vm) describe(o vmOptions) (*config.VM, error) {
 	desc := &config.VM{
 		Machine:     config.Machine{VCPUCount: o.Size.VCPUs, MemSizeMiB: o.Size.MemoryMiB, HugePages: s.HugePages},
 		Drives:      []config.Drive{{DriveID: "root", PathOnHost: s.Image, IsReadOnly: true}},
-		Filesystems: []config.Filesystem{{FSID: agent.SharedTag, Tag: agent.SharedTag, PathOnHost: filepath.Join(o.Bundle, sharedName)}},
+		Filesystems: []config.Filesystem{{FSID: agent.SharedTag, Tag: agent.SharedTag, Socket: filesSocket}},
 		Vsock:       &config.Vsock{GuestCID: 3, UDSPath: vsockSocket},
 		Entropy:     &config.Entropy{},
 	}
@@ -260,9 +276,21 @@ func (v *vm) watchAgent(ctx context.Context, client *agent.Client) {
 	}
 }
 
+// watchFiles ends a VM whose file server has gone: its containers would wait for their files for ever.
+func (v *vm) watchFiles(ctx context.Context) {
+	select {
+	case <-v.process.done:
+	case <-v.files.done:
+		if err := v.process.kill(); err != nil {
+			log.G(ctx).WithError(err).Error("the VM's file server has gone, the VM has not")
+		}
+	}
+}
+
 func (v *vm) watchProcess() {
 	<-v.process.done
 	v.cause = v.explain(nil)
+	v.left = v.files.kill()
 	v.release()
 	_ = v.metrics.wait() // or `delete` removes the file
 	close(v.ended)
@@ -272,18 +300,34 @@ func (v *vm) watchProcess() {
 func (v *vm) explain(err error) error {
 	select {
 	case <-v.process.done:
-		if err == nil {
-			err = v.process.err
-		} else {
-			err = fmt.Errorf("%w (%w): %w", v.process.err, err, errdefs.ErrUnavailable)
-		}
+	case <-v.files.done:
 	case <-time.After(100 * time.Millisecond):
 		// That was for the exit status, which comes a little later than a broken connection.
+	}
+	if why := v.died(); why != nil && err == nil {
+		err = why
+	} else if why != nil {
+		err = fmt.Errorf("%w (%w): %w", why, err, errdefs.ErrUnavailable)
 	}
 	if tail := consoleTail(v.console); tail != "" {
 		err = fmt.Errorf("%w; console: %q", err, tail)
 	}
 	return err
+}
+
+// died is why the VM has ended: because of its file server, if that was first, as fc-vmm is killed then. It is nil as long as both live.
+func (v *vm) died() error {
+	select {
+	case <-v.files.done:
+		return v.files.err
+	default:
+	}
+	select {
+	case <-v.process.done:
+		return v.process.err
+	default:
+		return nil
+	}
 }
 
 // consoleTail is what a console log says of a guest's end: its panic, or else its last lines.
@@ -334,8 +378,10 @@ func (v *vm) release() {
 
 // discard gives up a VM whose start has failed.
 func (v *vm) discard() (err error) {
-	if v.process != nil {
-		err = v.process.kill()
+	for _, p := range []*child{v.process, v.files} {
+		if p != nil {
+			err = errors.Join(err, p.kill())
+		}
 	}
 	v.release()
 	if err == nil {
@@ -344,13 +390,13 @@ func (v *vm) discard() (err error) {
 	return err
 }
 
-// kill ends the VM without asking it and returns when nothing of it is left. An error means that fc-vmm is still there.
+// kill ends the VM without asking it and returns when nothing of it is left. An error means that one of its processes is still there.
 func (v *vm) kill() error {
 	if err := v.process.kill(); err != nil {
 		return err
 	}
 	<-v.ended // watchProcess has only to close things
-	return nil
+	return v.left
 }
 
 // stop ends the guest in order, or by force if it does not end in time.

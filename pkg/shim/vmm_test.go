@@ -20,7 +20,7 @@ func TestKillIsBounded(t *testing.T) {
 	}
 	defer func() { _ = cmd.Wait() }()
 	synctest.Test(t, func(t *testing.T) { // in which 5 s are no time
-		p := &vmmProcess{cmd: cmd, done: make(chan struct{})} // nobody reaps it
+		p := &child{cmd: cmd, done: make(chan struct{})} // nobody reaps it
 		if err := p.kill(); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "within 5s of its SIGKILL") {
 			t.Errorf("kill: %v", err)
 		}
@@ -42,7 +42,7 @@ func TestExitStatuses(t *testing.T) {
 	} {
 		cmd := exec.Command("sh", "-c", "exit "+strconv.Itoa(reason.Status()))
 		err := cmd.Run()
-		if got := exitReason(cmd.ProcessState, err, "last words"); got.Error() != want {
+		if got := (&child{name: "fc-vmm", words: vmmWords()}).exitReason(cmd.ProcessState, err, "last words"); got.Error() != want {
 			t.Errorf("%v: %q, want %q", reason, got, want)
 		}
 	}

@@ -2,37 +2,82 @@ package vmm
 
 import (
 	"context"
+	"errors"
+	"sync"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser"
 )
 
-// connectBackends connects to the processes that serve drives, and has cfg tell which of these are read-only: the kernel's command line
-// depends on it.
+// backends are the connections with the processes that serve devices, by the ids of drives and file systems.
+type backends struct {
+	mu          sync.Mutex // connections are made side by side
+	drives      map[string]*vhostuser.Drive
+	filesystems map[string]*vhostuser.Filesystem
+}
+
+// connectBackends connects to all of them at once, and has cfg tell which drives are read-only: the kernel's command line depends on it.
 func (m *Machine) connectBackends(ctx context.Context, cfg *config.VM) error {
-	if !cfg.Shared() {
-		return nil
-	}
-	m.backends = make(map[string]*vhostuser.Drive)
+	m.backends.drives, m.backends.filesystems = make(map[string]*vhostuser.Drive), make(map[string]*vhostuser.Filesystem)
+	errs := make([]error, len(cfg.Drives)+len(cfg.Filesystems))
+	var connecting sync.WaitGroup
 	for i := range cfg.Drives {
-		d := &cfg.Drives[i]
-		if d.Socket == "" {
-			continue
+		if d := &cfg.Drives[i]; d.Socket != "" {
+			connecting.Go(func() {
+				b, err := dialBackend(ctx, &m.backends, m.backends.drives, d.DriveID, *d, vhostuser.NewDrive)
+				if errs[i] = err; err == nil {
+					d.IsReadOnly = b.ReadOnly()
+				}
+			})
 		}
-		b, err := vhostuser.NewDrive(ctx, *d)
-		if err != nil {
-			return &inputError{err: err}
+	}
+	for i := range cfg.Filesystems {
+		if f := &cfg.Filesystems[i]; f.Socket != "" {
+			connecting.Go(func() {
+				_, errs[len(cfg.Drives)+i] = dialBackend(ctx, &m.backends, m.backends.filesystems, f.FSID, *f, vhostuser.NewFilesystem)
+			})
 		}
-		m.backends[d.DriveID] = b
-		d.IsReadOnly = b.ReadOnly()
+	}
+	connecting.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return &inputError{err: err}
 	}
 	return nil
 }
 
+// dialBackend makes one of the connections, and notes it.
+func dialBackend[T, C any](ctx context.Context, b *backends, all map[string]T, id string, cfg C, dial func(context.Context, C) (T, error)) (T, error) {
+	dev, err := dial(ctx, cfg)
+	if err == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		all[id] = dev
+	}
+	return dev, err
+}
+
+// take gives the connection of a device that owns it from here on.
+func take[T any](all map[string]T, id string) T {
+	dev := all[id]
+	delete(all, id)
+	return dev
+}
+
+// close closes those that have not become devices.
+func (b *backends) close() error {
+	var errs []error
+	for _, d := range b.drives {
+		errs = append(errs, d.Close())
+	}
+	for _, f := range b.filesystems {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // addBackend puts a drive that another process serves at the next window.
 func (m *Machine) addBackend(id string) error {
-	b := m.backends[id]
-	delete(m.backends, id)
+	b := take(m.backends.drives, id)
 	if err := m.addDevice("drive "+id, b); err != nil {
 		return err
 	}

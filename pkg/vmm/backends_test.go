@@ -215,7 +215,7 @@ func TestBackendOfRoot(t *testing.T) {
 	if got := rootArguments(&cfg); got != " root=/dev/vda ro" {
 		t.Errorf("command line %q", got)
 	}
-	for huge, want := range map[string]memory.Pages{"None": memory.SealedPages, "Transparent": memory.TransparentPages, "2M": memory.HugeTLBPages} {
+	for huge, want := range map[string]memory.Pages{"None": memory.HostPages, "Transparent": memory.TransparentPages, "2M": memory.HugeTLBPages} {
 		cfg.Machine.HugePages = huge
 		if got := pages(&cfg); got != want {
 			t.Errorf("huge_pages %s: %d, want %d", huge, got, want)

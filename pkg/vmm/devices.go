@@ -91,6 +91,12 @@ func (m *Machine) addDevices(cfg *config.VM) error {
 		}
 	}
 	for _, f := range cfg.Filesystems {
+		if f.Socket != "" {
+			if err := m.addDevice("filesystem "+f.FSID, take(m.backends.filesystems, f.FSID)); err != nil {
+				return err
+			}
+			continue
+		}
 		dev, err := fs.New(f, len(cfg.Filesystems))
 		if err != nil {
 			return &inputError{err: err}

@@ -20,7 +20,6 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/mmds"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser"
 )
 
 // Machine is a microVM. Its methods may be called from any goroutine.
@@ -43,8 +42,8 @@ type Machine struct {
 	devices   []*device
 	// metadata is nil in a machine without a metadata service.
 	metadata *mmds.Service
-	// backends are the connections of the devices that other processes serve, by the drive's id, until they are among devices.
-	backends map[string]*vhostuser.Drive
+	// backends are the connections of the devices that other processes serve, until they are among devices.
+	backends backends
 	// files are the serial port's file and the lines of the legacy devices: closed after the devices, before the vCPUs.
 	files []io.Closer
 
@@ -169,9 +168,6 @@ func pages(cfg *config.VM) memory.Pages {
 	case config.HugePages2M:
 		return memory.HugeTLBPages
 	}
-	if cfg.Shared() {
-		return memory.SealedPages
-	}
 	return memory.HostPages
 }
 
@@ -230,9 +226,7 @@ func (m *Machine) release(stopped bool) error {
 	for _, d := range slices.Backward(m.devices) {
 		errs = append(errs, d.Close())
 	}
-	for _, b := range m.backends {
-		errs = append(errs, b.Close())
-	}
+	errs = append(errs, m.backends.close())
 	if errors.Is(errors.Join(errs...), virtio.ErrBusy) {
 		m.mem = nil // the host's kernel may still write to guest RAM: better lost than reused under its hands
 	}

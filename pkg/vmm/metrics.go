@@ -7,6 +7,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/fs"
 	virtionet "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/net"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/rng"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vsock"
 )
 
@@ -25,6 +26,10 @@ func (m *Machine) Metrics() *metrics.Machine {
 			all.Nets = append(all.Nets, metrics.Named[metrics.Net]{ID: dev.ID(), Counts: dev.Metrics()})
 		case *fs.Device:
 			all.Filesystems = append(all.Filesystems, metrics.Named[metrics.Filesystem]{ID: dev.ID(), Counts: dev.Metrics()})
+		case *vhostuser.Drive:
+			all.VhostUserBlocks = append(all.VhostUserBlocks, metrics.Named[metrics.VhostUser]{ID: dev.ID(), Counts: dev.Metrics()})
+		case *vhostuser.Filesystem:
+			all.VhostUserFilesystems = append(all.VhostUserFilesystems, metrics.Named[metrics.VhostUser]{ID: dev.ID(), Counts: dev.Metrics()})
 		case *vsock.Device:
 			all.Vsock = dev.Metrics()
 		case *rng.Device:
@@ -44,6 +49,10 @@ func (d *device) countActivations() {
 	case *virtionet.Device:
 		d.transport.ActivateFails = &dev.Metrics().ActivateFails
 	case *fs.Device:
+		d.transport.ActivateFails = &dev.Metrics().ActivateFails
+	case *vhostuser.Drive:
+		d.transport.ActivateFails = &dev.Metrics().ActivateFails
+	case *vhostuser.Filesystem:
 		d.transport.ActivateFails = &dev.Metrics().ActivateFails
 	case *vsock.Device:
 		d.transport.ActivateFails = &dev.Metrics().ActivateFails

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -47,29 +48,54 @@ func temporary(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
 }
 
-// Follow keeps the file at path up to date with the lines of r, until that ends, and removes it then. What goes wrong with the file is
-// logged once, until it is over.
-func Follow(ctx context.Context, r io.Reader, path, namespace, id string) {
-	t := newTable(namespace, id)
+// Follow keeps the file at path up to date with the lines of all readers, until the last of them ends, and removes it then. It closes each
+// at its end. What goes wrong with the file is logged once, until it is over.
+func Follow(ctx context.Context, readers []io.ReadCloser, path, namespace, id string) {
+	f := follower{path: path, table: newTable(namespace, id), log: log.G(ctx).WithField("file", path)}
+	var all sync.WaitGroup
+	for _, r := range readers {
+		all.Go(func() { f.follow(r) })
+	}
+	all.Wait()
+	if err := Remove(path); err != nil {
+		f.log.WithError(err).Warn("the VM's metrics are still there")
+	}
+}
+
+// follower is a file and what is in it.
+type follower struct {
+	path string
+	log  *log.Entry
+
+	mu      sync.Mutex
+	table   *table
+	failing bool
+}
+
+// follow takes the lines of one reader.
+func (f *follower) follow(r io.ReadCloser) {
+	defer r.Close()
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 16<<10), maxLine)
-	failing := false
 	for lines.Scan() {
-		err := t.add(lines.Bytes())
-		if err == nil {
-			err = write(path, t.text())
-		}
-		if err != nil && !failing {
-			log.G(ctx).WithError(err).WithField("file", path).Warn("the VM's metrics are not up to date")
-		}
-		failing = err != nil
+		f.add(lines.Bytes())
 	}
 	if err := lines.Err(); err != nil {
-		log.G(ctx).WithError(err).WithField("file", path).Warn("the VM's metrics have ended")
+		f.log.WithError(err).Warn("some of the VM's metrics have ended")
 	}
-	if err := Remove(path); err != nil {
-		log.G(ctx).WithError(err).WithField("file", path).Warn("the VM's metrics are still there")
+}
+
+func (f *follower) add(line []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.table.add(line)
+	if err == nil {
+		err = write(f.path, f.table.text())
 	}
+	if err != nil && !f.failing {
+		f.log.WithError(err).Warn("the VM's metrics are not up to date")
+	}
+	f.failing = err != nil
 }
 
 // write has the file be new as a whole: a collector never reads a part.

@@ -85,11 +85,16 @@ func TestFollow(t *testing.T) {
 	dir := t.TempDir()
 	path := Path(dir, "ns", "pod-1")
 	r, w := io.Pipe()
+	other, otherW := io.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		Follow(context.Background(), r, path, "ns", "pod-1")
+		Follow(context.Background(), []io.ReadCloser{r, other}, path, "ns", "pod-1")
 	}()
+	// What one process has said stays when others speak.
+	if _, err := io.WriteString(otherW, `{"utc_timestamp_ms":0,"fs_a":{"request_count":4}}`+"\n"); err != nil {
+		t.Fatal(err)
+	}
 	var last os.FileInfo
 	for n := 1; n <= 3; n++ {
 		if _, err := fmt.Fprintf(w, `{"utc_timestamp_ms":%d,"vcpu":{"failures":1}}`+"\n", n); err != nil {
@@ -101,7 +106,7 @@ func TestFollow(t *testing.T) {
 			if err == nil && !strings.HasSuffix(string(text), "\n") {
 				t.Fatalf("a part of the file: %q", text)
 			}
-			if strings.Contains(string(text), want) {
+			if strings.Contains(string(text), want) && strings.Contains(string(text), `filesystem="a"} 4`) {
 				break
 			}
 			if time.Since(begin) > 10*time.Second {
@@ -134,6 +139,12 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
+	select {
+	case <-done:
+		t.Error("it has ended before the last of its readers")
+	case <-time.After(10 * time.Millisecond):
+	}
+	otherW.Close()
 	<-done
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
@@ -143,7 +154,7 @@ func TestFollow(t *testing.T) {
 // A line without an end is not held in memory: then there are no metrics any more.
 func TestEndlessLine(t *testing.T) {
 	path := Path(t.TempDir(), "ns", "pod-1")
-	Follow(context.Background(), strings.NewReader(strings.Repeat("x", maxLine+1)), path, "ns", "pod-1")
+	Follow(context.Background(), []io.ReadCloser{io.NopCloser(strings.NewReader(strings.Repeat("x", maxLine+1)))}, path, "ns", "pod-1")
 }
 
 func TestRemove(t *testing.T) {

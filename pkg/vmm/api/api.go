@@ -16,7 +16,7 @@
 //	PUT   /boot-source
 //	PUT   /drives/{id}        DELETE too, before the start, as of the other two with an id
 //	PATCH /drives/{id}        after the start: path_on_host, rate_limiter
-//	PUT   /filesystems/{id}   not in Firecracker: fs_id, tag, path_on_host, is_read_only
+//	PUT   /filesystems/{id}   not in Firecracker: fs_id, tag, path_on_host, is_read_only, socket
 //	PUT   /network-interfaces/{id}
 //	PATCH /network-interfaces/{id}   after the start: rx_rate_limiter, tx_rate_limiter
 //	PUT   /vsock

@@ -88,7 +88,7 @@ func (d document) networkInterfaceUpdate(m member) (config.NetworkInterfaceUpdat
 
 func (d document) filesystem(m member) (config.Filesystem, error) {
 	var f config.Filesystem
-	if err := d.fill(m.raw, m.at, &f, schema{required: []string{"fs_id", "tag", "path_on_host"}}); err != nil {
+	if err := d.fill(m.raw, m.at, &f, schema{required: []string{"fs_id", "tag"}}); err != nil {
 		return f, err
 	}
 	return f, f.Validate()

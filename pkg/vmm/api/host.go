@@ -120,6 +120,9 @@ func checkOpens(field, path string, flags int, device bool) error {
 }
 
 func checkFilesystem(f *config.Filesystem) error {
+	if f.Socket != "" {
+		return checkSocket("filesystems/"+f.FSID+"/socket", f.Socket)
+	}
 	field := "filesystems/" + f.FSID + "/path_on_host"
 	st, err := os.Stat(f.PathOnHost)
 	if err != nil || !st.IsDir() {

@@ -78,7 +78,10 @@ type Filesystem struct {
 	// Tag names the share to the guest's mount call: 1 to 36 bytes.
 	Tag string `json:"tag"`
 	// PathOnHost is the folder.
-	PathOnHost string `json:"path_on_host"`
+	PathOnHost string `json:"path_on_host,omitempty"`
+	// Socket is where a vhost-user back-end serves the folder (fc-vmm fs, virtiofsd), which gets all of guest RAM; at most MaxSocketPath bytes. It
+	// excludes PathOnHost and IsReadOnly.
+	Socket     string `json:"socket,omitempty"`
 	IsReadOnly bool   `json:"is_read_only"`
 }
 

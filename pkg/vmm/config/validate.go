@@ -286,7 +286,7 @@ func (f *Filesystem) Validate() error {
 	if f.Tag == "" || len(f.Tag) > MaxTagLen || !utf8.ValidString(f.Tag) || strings.ContainsFunc(f.Tag, isControl) {
 		return badString(at+"tag", f.Tag, fmt.Sprintf("1 to %d bytes of UTF-8 without control characters", MaxTagLen))
 	}
-	return checkPath(at+"path_on_host", f.PathOnHost, maxPath)
+	return f.validatePlace(at)
 }
 
 // Validate checks the context id and the path's form.

@@ -2,9 +2,11 @@ package config
 
 import "strings"
 
+// other begins what is wanted of a field that a socket excludes.
+const other = "it left out with socket: "
+
 // validatePlace wants a file or a socket, and with a socket nothing that is the back-end's business. at names the drive.
 func (d *Drive) validatePlace(at string) error {
-	const other = "it left out with socket: "
 	switch {
 	case d.Socket == "":
 		return checkPath(at+"path_on_host", d.PathOnHost, maxPath)
@@ -18,6 +20,19 @@ func (d *Drive) validatePlace(at string) error {
 		return bad(at+"rate_limiter", "there", other+"the VMM sees no requests that it could limit")
 	}
 	return checkSocket(at+"socket", d.Socket)
+}
+
+// validatePlace wants a folder or a socket. at names the file system.
+func (f *Filesystem) validatePlace(at string) error {
+	switch {
+	case f.Socket == "":
+		return checkPath(at+"path_on_host", f.PathOnHost, maxPath)
+	case f.PathOnHost != "":
+		return badString(at+"path_on_host", f.PathOnHost, other+"a file system has one or the other")
+	case f.IsReadOnly:
+		return bad(at+"is_read_only", true, other+"the back-end says what can be written to")
+	}
+	return checkSocket(at+"socket", f.Socket)
 }
 
 // checkSocket checks the form of the path of a socket to connect to.
@@ -44,14 +59,4 @@ func (u *DriveUpdate) CheckFor(d *Drive) error {
 		return bad(at+"rate_limiter", "there", why)
 	}
 	return nil
-}
-
-// Shared says that guest RAM is given to another process.
-func (vm *VM) Shared() bool {
-	for i := range vm.Drives {
-		if vm.Drives[i].Socket != "" {
-			return true
-		}
-	}
-	return false
 }

@@ -31,8 +31,25 @@ func TestSocketDrives(t *testing.T) {
 				t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
 			}
 		}
-		if vm.Shared() != (tt.drive.Socket != "") {
-			t.Errorf("%s: shared: %v", tt.name, vm.Shared())
+	}
+}
+
+func TestSocketFilesystems(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		fs   Filesystem
+		want string // of the error
+	}{
+		{"good", Filesystem{Socket: strings.Repeat("s", MaxSocketPath)}, ""},
+		{"a folder too", Filesystem{Socket: "s", PathOnHost: "f"}, `filesystems/a/path_on_host is "f": want it left out with socket`},
+		{"read-only", Filesystem{Socket: "s", IsReadOnly: true}, "filesystems/a/is_read_only is true: want it left out"},
+		{"long", Filesystem{Socket: strings.Repeat("s", MaxSocketPath+1)}, "a path of at most 107 bytes"},
+		{"abstract", Filesystem{Socket: "@s"}, "filesystems/a/socket is \"@s\": want a path that does not begin with @"},
+		{"neither", Filesystem{}, "filesystems/a/path_on_host is missing"},
+	} {
+		tt.fs.FSID, tt.fs.Tag = "a", "t"
+		if err := tt.fs.Validate(); tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
 		}
 	}
 }

@@ -16,7 +16,8 @@ type Area struct {
 }
 
 // Attach maps guest RAM that another process has made, for a device that is served outside of the VMM. The files may be closed
-// afterwards. The areas must not overlap; where a file is too short for one, the error says so.
+// afterwards. The areas are as untrusted as who gives them: they must not overlap, and where a file is too short for one, the error says so. A
+// file that is shrunk later ends this process by SIGBUS.
 func Attach(areas []Area) (_ *Memory, err error) {
 	m := &Memory{}
 	defer func() {
@@ -42,11 +43,9 @@ func Attach(areas []Area) (_ *Memory, err error) {
 		if size := uint64(fi.Size()); a.Offset+a.Size > size {
 			return nil, fmt.Errorf("guest RAM: area %d of %d bytes from %d of a file of %d: want it within the file", i, a.Size, a.Offset, size)
 		}
-		mem, err := unix.Mmap(int(a.File.Fd()), int64(a.Offset), int(a.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
-		if err != nil {
-			return nil, fmt.Errorf("guest RAM: mmap %d bytes: %w", a.Size, err)
+		if err := m.mapRegion(int(a.File.Fd()), a.Addr, a.Offset, a.Size, unix.MAP_SHARED|unix.MAP_NORESERVE); err != nil {
+			return nil, err
 		}
-		m.regions = append(m.regions, Region{Addr: a.Addr, Offset: a.Offset, Mem: mem})
 	}
 	return m, nil
 }

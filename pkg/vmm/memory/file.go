@@ -19,8 +19,6 @@ const (
 	TransparentPages
 	// HugeTLBPages are of 2 MiB, from the host's pool (/proc/sys/vm/nr_hugepages), and reserved whole.
 	HugeTLBPages
-	// SealedPages is as HostPages is on a host without huge pages: RAM that can be given to another process, which cannot shrink it.
-	SealedPages
 )
 
 // HugePageSize is the size of a huge page, in bytes. RAM of HugeTLBPages is a multiple of it.
@@ -31,7 +29,7 @@ const name = "guest-ram"
 
 // open makes the file of size bytes behind guest RAM. huge is whether it may have huge pages.
 func open(size uint64, pages Pages) (f *os.File, huge bool, err error) {
-	if pages != HugeTLBPages && pages != SealedPages && transparent(pages) {
+	if pages != HugeTLBPages && transparent(pages) {
 		if f, err := openTmpfs(size); err == nil {
 			return f, true, nil
 		}
@@ -79,7 +77,8 @@ func transparent(pages Pages) bool {
 
 // openTmpfs makes a file in a tmpfs of its own, which has huge pages whatever shmem_enabled says: that one is for memfds, and "never"
 // on every distribution. The tmpfs is in no mount namespace and ends with the file. It cannot be had without CAP_SYS_ADMIN,
-// nor from a kernel that has no huge pages. Nor can its files be sealed: that nobody shrinks one is for those to see to whom it is given.
+// nor from a kernel that has no huge pages. Nor can its files be sealed: whom it is given to could shrink it, who can write to all of the
+// guest anyway.
 func openTmpfs(size uint64) (_ *os.File, err error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {

@@ -75,17 +75,17 @@ func (m *Memory) build(size uint64, pages Pages) error {
 		flags |= unix.MAP_NORESERVE
 	}
 	low := min(size, GapStart)
-	if err := m.mapRegion(0, 0, low, flags); err != nil {
+	if err := m.mapRegion(int(m.file.Fd()), 0, 0, low, flags); err != nil {
 		return err
 	}
 	if high := size - low; high > 0 {
-		return m.mapRegion(GapEnd, low, high, flags)
+		return m.mapRegion(int(m.file.Fd()), GapEnd, low, high, flags)
 	}
 	return nil
 }
 
-func (m *Memory) mapRegion(addr, offset, size uint64, flags int) error {
-	mem, whole, err := mapGuarded(int(m.file.Fd()), int64(offset), uintptr(size), flags)
+func (m *Memory) mapRegion(fd int, addr, offset, size uint64, flags int) error {
+	mem, whole, err := mapGuarded(fd, int64(offset), uintptr(size), flags)
 	if err != nil {
 		return fmt.Errorf("guest RAM: mmap %d bytes: %w", size, err)
 	}
@@ -99,8 +99,8 @@ func (m *Memory) mapRegion(addr, offset, size uint64, flags int) error {
 // Regions lists guest RAM by ascending address. The caller must not change the list.
 func (m *Memory) Regions() []Region { return m.regions }
 
-// File is the file behind guest RAM, for another process to map; it stays m's. Where it is no sealed memfd (SealedPages and HugeTLBPages are),
-// that process can shrink it, and this one would then die by SIGBUS. It is nil for what Attach has mapped.
+// File is the file behind guest RAM, for another process to map; it stays m's. Unless it is a sealed memfd, that process can shrink it, and this
+// one would then die by SIGBUS: it is to be trusted with the guest. It is nil for what Attach has mapped.
 func (m *Memory) File() *os.File { return m.file }
 
 // Size is the guest's RAM in bytes, the gap not counted.

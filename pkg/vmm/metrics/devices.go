@@ -164,6 +164,16 @@ type Filesystem struct {
 	TxBytes       Counter `json:"tx_bytes_count"` // from the guest: the requests, and what is written to files
 }
 
+// VhostUser counts what a device does that another process serves: the requests are that one's to count. Times are in microseconds, each the
+// last.
+type VhostUser struct {
+	ActivateFails    Counter `json:"activate_fails"`
+	CfgFails         Counter `json:"cfg_fails"`
+	InitTime         Gauge   `json:"init_time_us"`
+	ActivateTime     Gauge   `json:"activate_time_us"`
+	ConfigChangeTime Gauge   `json:"config_change_time_us"`
+}
+
 // UART counts the accesses to the serial port.
 type UART struct {
 	Errors                  Counter `json:"error_count"`

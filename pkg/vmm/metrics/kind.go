@@ -15,14 +15,20 @@ const (
 	Level
 )
 
+// Groups of devices that other processes serve, of which a line has no sum.
+const (
+	vhostUserBlock = "vhost_user_block"
+	vhostUserFS    = "vhost_user_fs"
+)
+
 // Kinds gives the metrics that a line can have, by their names: "block.read_bytes", "block.read_agg.min_us". Those of a single device are
-// under the name of their sum ("fs", "net", "block").
+// under the name of their sum ("fs", "net", "block"), or what would be.
 func Kinds() map[string]Kind {
 	kinds := make(map[string]Kind)
 	groups := map[string]any{
 		"balloon": Balloon{}, "block": Block{}, "i8042": I8042{}, "uart": UART{}, "mmds": MMDS{}, "net": Net{}, "vcpu": VCPU{},
 		"vsock": Vsock{}, "entropy": Entropy{}, "pmem": Pmem{}, "interrupts": Interrupts{}, "memory_hotplug": MemoryHotplug{},
-		"fs": Filesystem{}, "api_server": APIServer{}, "deprecated_api": DeprecatedAPI{}, "get_api_requests": GetRequests{},
+		"fs": Filesystem{}, vhostUserBlock: VhostUser{}, vhostUserFS: VhostUser{}, "api_server": APIServer{}, "deprecated_api": DeprecatedAPI{}, "get_api_requests": GetRequests{},
 		"latencies_us": Latencies{}, "logger": Logger{}, "patch_api_requests": PatchRequests{}, "put_api_requests": PutRequests{},
 		"seccomp": Seccomp{}, "vmm": VMM{}, "signals": Signals{},
 	}
@@ -48,7 +54,7 @@ func addKinds(kinds map[string]Kind, name string, t reflect.Type) {
 // Device splits the name of a device's group, as in "block_rootfs", into that of the group and the device's id. It returns false for any
 // other group.
 func Device(group string) (kind, id string, ok bool) {
-	for _, kind := range [...]string{"block", "net", "fs"} {
+	for _, kind := range [...]string{"block", "net", "fs", vhostUserBlock, vhostUserFS} {
 		if id, ok := strings.CutPrefix(group, kind+"_"); ok && id != "" {
 			return kind, id, true
 		}

@@ -27,6 +27,8 @@ type Machine struct {
 	UART        *UART
 	VCPUs       []*VCPU
 	Vsock       *Vsock
+	// VhostUserBlocks and VhostUserFilesystems are of devices that other processes serve.
+	VhostUserBlocks, VhostUserFilesystems []Named[VhostUser]
 }
 
 // copied is a group and what it was at one moment, in a struct of the same type, of which a line is made.
@@ -49,15 +51,21 @@ func (l *line) commit() {
 	}
 }
 
-// newLine reads all groups. head is what comes before them: members of the object, each with a comma behind it.
-func newLine(now time.Time, head []byte, p *Process, m *Machine) *line {
-	if m == nil {
-		m = new(Machine) // no machine: zeros
-	}
+// newLine begins a line. head is what comes before the groups: members of the object, each with a comma behind it. Each group is
+// read when it is added, once, so that sums are those of what they are of.
+func newLine(now time.Time, head []byte) *line {
 	l := &line{text: make([]byte, 0, 8<<10)}
 	l.text = append(l.text, `{"utc_timestamp_ms":`...)
 	l.text = strconv.AppendInt(l.text, now.UnixMilli(), 10)
 	l.text = append(append(l.text, ','), head...)
+	return l
+}
+
+// addAll adds all groups that Firecracker's lines have. m is nil while there is no machine.
+func (l *line) addAll(p *Process, m *Machine) {
+	if m == nil {
+		m = new(Machine) // zeros
+	}
 	addGroup(l, "api_server", &p.APIServer)
 	addGroup(l, "balloon", m.Balloon)
 	addNamed(l, "block", m.Blocks)
@@ -80,12 +88,21 @@ func newLine(now time.Time, head []byte, p *Process, m *Machine) *line {
 	addGroup[Pmem](l, "pmem")
 	addGroup(l, "interrupts", m.Interrupts...)
 	addGroup[MemoryHotplug](l, "memory_hotplug")
-	if len(m.Filesystems) > 0 {
+	addEach(l, vhostUserBlock, m.VhostUserBlocks)
+	addEach(l, vhostUserFS, m.VhostUserFilesystems)
+}
+
+// addShares adds the groups of file systems, if there are any.
+func (l *line) addShares(m *Machine) {
+	if m != nil && len(m.Filesystems) > 0 {
 		addNamed(l, "fs", m.Filesystems)
 	}
+}
+
+// end closes the object.
+func (l *line) end() {
 	l.text[len(l.text)-1] = '}'
 	l.text = append(l.text, '\n')
-	return l
 }
 
 // addGroup adds the sum of groups, of which there may be one or none.
@@ -97,6 +114,13 @@ func addGroup[T any](l *line, name string, groups ...*T) {
 		}
 	}
 	l.append(name, reflect.ValueOf(&sum).Elem())
+}
+
+// addEach adds groups by their devices' ids.
+func addEach[T any](l *line, name string, groups []Named[T]) {
+	for _, g := range groups {
+		l.append(name+"_"+g.ID, l.read(reflect.ValueOf(g.Counts).Elem()))
+	}
 }
 
 // addNamed adds groups by their devices' ids, and their sum.

@@ -3,9 +3,11 @@ package metrics
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,7 +71,7 @@ func TestLineHasAllGroups(t *testing.T) {
 		{"more", base + " id properties", head("vm-1", map[string]string{"a": "\"<\n"}), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := newLine(time.UnixMilli(1739000000000), tt.head, new(Process), tt.m)
+			l := whole(time.UnixMilli(1739000000000), tt.head, new(Process), tt.m)
 			var got map[string]json.RawMessage
 			if err := json.Unmarshal(l.text, &got); err != nil {
 				t.Fatalf("%v in %s", err, l.text)
@@ -93,11 +95,17 @@ func TestLineHasAllGroups(t *testing.T) {
 // Every field of every group is a counter, a gauge or a latency, with a name of its own, and is known by its kind.
 func TestKinds(t *testing.T) {
 	kinds := Kinds()
-	l := newLine(time.Now(), nil, new(Process), &Machine{Filesystems: []Named[Filesystem]{{"x", new(Filesystem)}}})
+	served := []Named[VhostUser]{{"x", new(VhostUser)}}
+	l := whole(time.Now(), nil, new(Process), &Machine{
+		Filesystems: []Named[Filesystem]{{"x", new(Filesystem)}}, VhostUserBlocks: served, VhostUserFilesystems: served,
+	})
 	n := 0
 	for name := range parse(t, string(l.text)) {
 		if name == "utc_timestamp_ms" || strings.HasPrefix(name, "fs_x.") {
 			continue
+		}
+		if strings.HasPrefix(name, "vhost_user_") { // of which there are no sums
+			name = strings.Replace(name, "_x.", ".", 1)
 		}
 		n++
 		if kinds[name] == 0 {
@@ -112,7 +120,7 @@ func TestKinds(t *testing.T) {
 			t.Errorf("%s is of kind %d, want %d", name, kinds[name], want)
 		}
 	}
-	for group, want := range map[string]string{"block_root": "block root", "net_a_b": "net a_b", "fs_": "", "block": "", "vcpu": "", "blocks_x": ""} {
+	for group, want := range map[string]string{"block_root": "block root", "net_a_b": "net a_b", "fs_": "", "vhost_user_fs_a": "vhost_user_fs a", "block": "", "vcpu": "", "blocks_x": ""} {
 		kind, id, ok := Device(group)
 		if got := strings.TrimSpace(kind + " " + id); got != want || ok != (want != "") {
 			t.Errorf("Device(%q) = %q, %v", group, got, ok)
@@ -129,7 +137,7 @@ func TestDeltas(t *testing.T) {
 	m := &Machine{Blocks: []Named[Block]{{"root", root}, {"data", data}}, VCPUs: cpus}
 	step := func(commit bool, want map[string]float64) {
 		t.Helper()
-		l := newLine(time.Now(), nil, &p, m)
+		l := whole(time.Now(), nil, &p, m)
 		got := parse(t, string(l.text))
 		for name, v := range want {
 			if got[name] != v {
@@ -341,5 +349,41 @@ func TestCostsNothing(t *testing.T) {
 	}
 	if s := b.ReadAgg.Start(false); !reflect.ValueOf(s).IsZero() {
 		t.Error("an unwanted stopwatch runs")
+	}
+}
+
+// whole is a machine's line.
+func whole(now time.Time, head []byte, p *Process, m *Machine) *line {
+	l := newLine(now, head)
+	l.addAll(p, m)
+	l.addShares(m)
+	l.end()
+	return l
+}
+
+// TestPart: a process that serves a part of a microVM says nothing of the rest.
+func TestPart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "metrics")
+	r := NewPartRecorder()
+	if err := r.Configure(config.Metrics{MetricsPath: path}); err != nil {
+		t.Fatal(err)
+	}
+	counts := new(Filesystem)
+	counts.Requests.Add(3)
+	r.Started(&Machine{Filesystems: []Named[Filesystem]{{"a", counts}}})
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	var got map[string]any
+	if err := json.Unmarshal([]byte(first), &got); err != nil {
+		t.Fatal(err)
+	}
+	if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, []string{"fs", "fs_a", "utc_timestamp_ms"}) || !strings.Contains(first, `"request_count":3`) {
+		t.Errorf("the line is %s", first)
 	}
 }

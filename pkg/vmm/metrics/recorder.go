@@ -28,6 +28,7 @@ type Recorder struct {
 
 	id     string
 	period time.Duration
+	part   bool // lines have a machine's groups only, as far as there are any
 
 	mu      sync.Mutex
 	out     *lineout.File // nil until Configure
@@ -39,6 +40,9 @@ type Recorder struct {
 
 // NewRecorder makes a recorder for the microVM of a name.
 func NewRecorder(id string) *Recorder { return &Recorder{id: id, period: Period} }
+
+// NewPartRecorder makes a recorder for a process that serves a part of a microVM: its lines have that part's groups, and no others.
+func NewPartRecorder() *Recorder { return &Recorder{period: Period, part: true} }
 
 // Configure opens the file that the lines go to, once a process. It need not be there before; a named pipe needs no reader.
 func (r *Recorder) Configure(c config.Metrics) error {
@@ -109,7 +113,12 @@ func (r *Recorder) flush() error {
 	if r.out == nil {
 		return nil
 	}
-	l := newLine(time.Now(), r.head, &r.Process, r.machine)
+	l := newLine(time.Now(), r.head)
+	if !r.part {
+		l.addAll(&r.Process, r.machine)
+	}
+	l.addShares(r.machine)
+	l.end()
 	if _, err := r.out.Write(l.text); err != nil {
 		r.Logger.MissedMetrics.Inc()
 		if errors.Is(err, unix.EAGAIN) {

@@ -55,10 +55,20 @@ func New(cfg config.Filesystem, shares int) (*Device, error) {
 		return nil, fmt.Errorf("filesystems/%s/path_on_host: %w", cfg.FSID, err)
 	}
 	d := &Device{id: cfg.FSID, tag: cfg.Tag, srv: srv, hiprioSlots: make(chan struct{}, 1), requestSlots: make(chan struct{}, maxWorkers)}
-	copy(d.space[:tagLen], cfg.Tag)
-	binary.LittleEndian.PutUint32(d.space[tagLen:], 1) // num_request_queues
+	copy(d.space[:], ConfigSpace(cfg.Tag))
 	return d, nil
 }
+
+// ConfigSpace is the configuration space (virtio 1.2 §5.11.4) of a device with a tag and one request queue.
+func ConfigSpace(tag string) []byte {
+	space := make([]byte, configLen)
+	copy(space[:tagLen], tag)
+	binary.LittleEndian.PutUint32(space[tagLen:], 1) // num_request_queues
+	return space
+}
+
+// QueueSizes are those of the high-priority queue and of the request queue.
+func QueueSizes() []uint16 { return []uint16{hiprioSize, requestSize} }
 
 // Close resets the device and lets the folder go, unless it is still in use.
 func (d *Device) Close() error {
@@ -81,7 +91,7 @@ func (d *Device) Type() uint32 { return virtio.TypeFS }
 func (d *Device) Features() uint64 { return 0 }
 
 // QueueSizes gives the high-priority queue and one request queue.
-func (d *Device) QueueSizes() []uint16 { return []uint16{hiprioSize, requestSize} }
+func (d *Device) QueueSizes() []uint16 { return QueueSizes() }
 
 // ReadConfig gives the tag and the number of request queues (virtio 1.2 §5.11.4).
 func (d *Device) ReadConfig(off uint64, p []byte) {

@@ -3,7 +3,7 @@ package vhostuser
 import (
 	"context"
 	"errors"
-	"os"
+	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/wire"
 )
@@ -17,10 +17,13 @@ func (d *Device) Refresh(ctx context.Context) (apply func(), err error) {
 	}
 	ctx, cancel := within(ctx, answerTimeout)
 	defer cancel()
-	space, err := d.fetchSpace(ctx)
+	begin := time.Now()
+	space, err := d.link.Load().fetchSpace(ctx, d.cfg.SpaceLen)
 	if err != nil {
+		d.counts.CfgFails.Inc()
 		return nil, d.failed(err)
 	}
+	d.counts.ConfigChangeTime.Set(micros(begin))
 	return func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -37,33 +40,31 @@ func (d *Device) OnConfigChange(f func()) {
 }
 
 // listen takes the back-end's own messages until the channel's end, which is no loss.
-func (d *Device) listen(channel *os.File) func() {
-	return func() {
-		for {
-			h, _, err := readMessage(channel)
-			switch {
-			case errors.Is(err, wire.ErrMalformed):
-				d.conn.fail(err)
-				return
-			case err != nil:
-				return
+func (d *Device) listen(l *link) {
+	for {
+		h, _, err := readMessage(l.channel)
+		switch {
+		case errors.Is(err, wire.ErrMalformed):
+			l.fail(err)
+			return
+		case err != nil:
+			return
+		}
+		status := uint64(1) // refused
+		if h.Request == wire.BackendConfigChange {
+			d.mu.Lock()
+			changed := d.changed
+			d.mu.Unlock()
+			if changed != nil {
+				changed()
 			}
-			status := uint64(1) // refused
-			if h.Request == wire.BackendConfigChange {
-				d.mu.Lock()
-				changed := d.changed
-				d.mu.Unlock()
-				if changed != nil {
-					changed()
-				}
-				status = 0
-			}
-			if h.Flags&wire.FlagNeedReply == 0 {
-				continue
-			}
-			if _, err := channel.Write(wire.Message(h.Request, wire.FlagReply, wire.U64(status))); err != nil {
-				return
-			}
+			status = 0
+		}
+		if h.Flags&wire.FlagNeedReply == 0 {
+			continue
+		}
+		if _, err := l.channel.Write(wire.Message(h.Request, wire.FlagReply, wire.U64(status))); err != nil {
+			return
 		}
 	}
 }

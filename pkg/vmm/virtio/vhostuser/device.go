@@ -13,10 +13,12 @@ import (
 	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/wire"
 )
@@ -50,16 +52,14 @@ type Config struct {
 
 // Device is a device that another process serves. Close it when it is not needed any more.
 type Device struct {
-	cfg      Config
-	conn     *conn
-	channel  *os.File // the back-end's own messages come here; nil without ProtocolBackendReq
-	features uint64   // the back-end's
-	protocol uint64   // the protocol features in use
-	kicks    []*os.File
-	kickFDs  []int
-	call     *os.File
-	callFD   int
-	readers  sync.WaitGroup
+	cfg     Config
+	counts  metrics.VhostUser
+	link    atomic.Pointer[link] // replaced by Activate if it has failed
+	kicks   []*os.File
+	kickFDs []int
+	call    *os.File
+	callFD  int
+	readers sync.WaitGroup
 
 	// What only Activate and Reset use, which do not run at the same time.
 	rings     []uint32 // that the back-end has been told to serve
@@ -76,26 +76,33 @@ var _ virtio.External = (*Device)(nil)
 
 // New connects to the back-end and negotiates with it. It waits for at most connectTimeout.
 func New(ctx context.Context, cfg Config) (_ *Device, err error) {
+	begin := time.Now()
 	ctx, cancel := within(ctx, connectTimeout)
 	defer cancel()
-	d := &Device{cfg: cfg, space: cfg.Space}
+	d := &Device{cfg: cfg}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%s: socket %.128q: vhost-user: %w", cfg.Name, cfg.Socket, errors.Join(err, d.Close()))
 		}
 	}()
-	if d.conn, err = dial(ctx, cfg.Socket); err != nil {
+	l, space, err := d.connect(ctx)
+	if err != nil {
 		return nil, err
 	}
-	d.readers.Go(func() { d.lost(d.conn.run()) })
+	d.space = space
+	d.link.Store(l)
 	if err := d.makeEvents(); err != nil {
 		return nil, err
 	}
-	if err := d.negotiate(ctx); err != nil {
-		return nil, err
-	}
+	d.counts.InitTime.Set(micros(begin))
 	return d, nil
 }
+
+// micros is how long ago that was, in microseconds.
+func micros(begin time.Time) uint64 { return uint64(time.Since(begin).Microseconds()) }
+
+// Metrics is what the device has counted. The counters go on.
+func (d *Device) Metrics() *metrics.VhostUser { return &d.counts }
 
 func within(ctx context.Context, t time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, t, fmt.Errorf("it took longer than %s", t))
@@ -127,11 +134,11 @@ func (d *Device) makeEvents() error {
 func (d *Device) Type() uint32 { return d.cfg.Type }
 
 // Features are what the driver may have and the back-end has.
-func (d *Device) Features() uint64 { return d.features & d.cfg.Features }
+func (d *Device) Features() uint64 { return d.link.Load().features & d.cfg.Features }
 
 // RingFeatures are the back-end's.
 func (d *Device) RingFeatures() uint64 {
-	return d.features & (virtio.FeatureIndirectDesc | virtio.FeatureEventIdx)
+	return d.link.Load().features & (virtio.FeatureIndirectDesc | virtio.FeatureEventIdx)
 }
 
 // NotifyFDs are what the back-end waits for.
@@ -140,27 +147,56 @@ func (d *Device) NotifyFDs() []*os.File { return d.kicks }
 // QueueSizes gives the largest size of each queue.
 func (d *Device) QueueSizes() []uint16 { return d.cfg.QueueSizes }
 
-// Activate gives the back-end guest RAM and the queues. It waits for it at most answerTimeout in all.
+// Activate gives the back-end guest RAM and the queues. It waits for it at most answerTimeout in all. If the connection has ended, there may
+// be another back-end at its socket by now, which is as good if it has all that the driver has accepted.
 func (d *Device) Activate(a virtio.Activation) error {
 	if d.unstopped != nil {
 		return d.unstopped
 	}
+	begin := time.Now()
 	ctx, cancel := within(context.Background(), answerTimeout)
 	defer cancel()
+	l, err := d.lively(ctx, a.Features)
+	if err != nil {
+		return d.failed(err)
+	}
 	if err := d.call.SetReadDeadline(time.Time{}); err != nil {
 		return d.failed(err)
 	}
 	d.pumped.Go(func() { d.pump(a.Interrupt) })
-	if err := d.start(ctx, a); err != nil {
+	if err := d.start(ctx, l, a); err != nil {
 		return d.failed(err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.conn.failure(); err != nil {
+	if err := l.failure(); err != nil {
 		return d.failed(err)
 	}
 	d.irq = a.Interrupt
+	d.counts.ActivateTime.Set(micros(begin))
 	return nil
+}
+
+// lively is the link, or a new one if it has failed.
+func (d *Device) lively(ctx context.Context, accepted uint64) (*link, error) {
+	l := d.link.Load()
+	lost := l.failure()
+	if lost == nil {
+		return l, nil
+	}
+	l, space, err := d.connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w; and then: %w", lost, err)
+	}
+	if lacks := accepted &^ l.features; lacks != 0 {
+		l.close()
+		return nil, fmt.Errorf("%w: it has come back without features %#x, which the driver uses", ErrBackend, lacks)
+	}
+	d.link.Swap(l).close()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.space = space
+	return l, nil
 }
 
 // pump turns the back-end's calls into interrupts. It is no irqfd, as the driver must find the reason in the interrupt status.
@@ -187,8 +223,9 @@ func (d *Device) Reset() error {
 	if len(d.rings) > 0 && d.unstopped == nil {
 		ctx, cancel := within(context.Background(), answerTimeout)
 		defer cancel()
-		if err := d.stop(ctx); err != nil && (d.conn.failure() == nil || errors.Is(err, os.ErrDeadlineExceeded)) {
-			d.conn.fail(err)
+		l := d.link.Load()
+		if err := d.stop(ctx, l); err != nil && (l.failure() == nil || errors.Is(err, os.ErrDeadlineExceeded)) {
+			l.fail(err)
 			d.unstopped = d.failed(fmt.Errorf("stopping the queues: %w", err))
 		}
 		d.rings = nil
@@ -196,12 +233,12 @@ func (d *Device) Reset() error {
 	return d.unstopped
 }
 
-// lost takes note of the connection's end.
-func (d *Device) lost(err error) {
+// lost takes note of the end of a link's connection.
+func (d *Device) lost(l *link, err error) {
 	d.mu.Lock()
 	irq := d.irq
 	d.mu.Unlock()
-	if irq != nil {
+	if irq != nil && l == d.link.Load() {
 		irq.Broken(d.failed(err))
 	}
 }
@@ -214,15 +251,15 @@ func (d *Device) Close() error {
 	if d.unstopped == nil { // else it has been told
 		errs = append(errs, d.Reset())
 	}
-	if d.conn != nil {
-		d.conn.fail(errClosed)
+	if l := d.link.Load(); l != nil {
+		l.close()
 	}
-	for _, f := range append(d.kicks, d.call, d.channel) {
+	for _, f := range append(d.kicks, d.call) {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
 	}
-	d.kicks, d.call, d.channel = nil, nil, nil
+	d.kicks, d.call = nil, nil
 	d.readers.Wait()
 	return errors.Join(errs...)
 }
@@ -246,13 +283,15 @@ func (d *Device) WriteConfig(off uint64, p []byte) {
 	}
 	ctx, cancel := within(context.Background(), answerTimeout)
 	defer cancel()
-	err := d.set(ctx, wire.SetConfig, wire.Config(uint32(off), p))
+	l := d.link.Load()
+	err := l.set(ctx, wire.SetConfig, wire.Config(uint32(off), p))
 	var space []byte
 	if err == nil {
-		space, err = d.fetchSpace(ctx)
+		space, err = l.fetchSpace(ctx, d.cfg.SpaceLen)
 	}
 	if err != nil {
-		d.conn.fail(fmt.Errorf("writing %d bytes of the configuration space at offset %d: %w", len(p), off, err))
+		d.counts.CfgFails.Inc()
+		l.fail(fmt.Errorf("writing %d bytes of the configuration space at offset %d: %w", len(p), off, err))
 		return
 	}
 	d.mu.Lock()

@@ -212,7 +212,9 @@ func TestRegisters(t *testing.T) {
 	if s := r.read(regStatus); s != 15 {
 		t.Fatalf("status %#x", s)
 	}
-	b.Call(0)
+	if err := b.Call(0); err != nil {
+		t.Fatal(err)
+	}
 	await("a call")
 	r.write(0x064, r.read(regInterrupt))
 	grow(192 << 10)

@@ -1,4 +1,4 @@
-// Package vhosttest is a vhost-user back-end for tests: it serves any virtio.Device to one front-end, and misbehaves where it is told to.
+// Package vhosttest is a vhost-user back-end for tests: package backend's, behind a go-between that misbehaves where it is told to.
 // It is for tests only.
 package vhosttest
 
@@ -13,9 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/backend"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/wire"
 )
 
@@ -30,72 +29,73 @@ type Backend struct {
 	// Before is called before a message is obeyed. If it returns false the message is not, and raw is sent instead of a reply.
 	Before func(h wire.Header, payload []byte) (raw []byte, ok bool)
 
-	conn     *net.UnixConn
-	protocol uint64
-	accepted uint64
-	mem      *memory.Memory
-	regions  []wire.Region
-	vrings   []vring
-	active   bool
+	front, back *net.UnixConn
 
 	mu      sync.Mutex
 	channel *os.File
-}
-
-type vring struct {
-	cfg     queue.Config
-	addr    wire.VringAddr
-	kick    *os.File
-	call    *os.File
-	enabled bool
+	calls   map[byte]*os.File // by queue
 }
 
 // Serve serves c until the front-end closes it, or breaks the protocol. It closes c.
 func (b *Backend) Serve(c *net.UnixConn) error {
-	b.conn = c
-	b.vrings = make([]vring, len(b.Dev.QueueSizes()))
-	defer b.close()
-	for {
-		if err := b.next(); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
+	theirs, err := b.connect()
+	if err != nil {
+		c.Close()
+		return err
 	}
-}
-
-func (b *Backend) close() {
-	if b.active {
-		b.Dev.Reset()
+	b.front, b.calls = c, make(map[byte]*os.File)
+	served := make(chan error, 1)
+	go func() {
+		err := (&backend.Session{Dev: b.Dev}).Serve(theirs)
+		c.CloseRead() // a session that gives up has the front-end's connection end
+		served <- err
+	}()
+	for err == nil {
+		err = b.pass()
 	}
-	if b.mem != nil {
-		b.mem.Close()
-	}
-	for _, v := range b.vrings {
-		v.kick.Close()
-		v.call.Close()
-	}
+	b.back.Close()
+	err = <-served
+	c.Close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.channel.Close()
-	b.conn.Close()
+	for _, f := range b.calls {
+		f.Close()
+	}
+	return err
 }
 
-// next receives one message, with its descriptors, and obeys it.
-func (b *Backend) next() error {
+// connect makes a connection to the session.
+func (b *Backend) connect() (theirs *net.UnixConn, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var conns [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "vhost-user")
+		defer f.Close()
+		c, err := net.FileConn(f)
+		if err != nil {
+			return nil, err
+		}
+		conns[i] = c.(*net.UnixConn)
+	}
+	b.back = conns[0]
+	return conns[1], nil
+}
+
+// pass takes one message to the session, and its reply, if it has one, back.
+func (b *Backend) pass() error {
 	var head [wire.HeaderSize]byte
 	oob := make([]byte, unix.CmsgSpace(4*wire.MaxRegions))
-	n, oobn, _, _, err := b.conn.ReadMsgUnix(head[:], oob)
+	n, oobn, _, _, err := b.front.ReadMsgUnix(head[:], oob)
 	if err == nil && n == 0 {
 		err = io.EOF
 	}
 	if err == nil {
-		_, err = io.ReadFull(b.conn, head[n:])
+		_, err = io.ReadFull(b.front, head[n:])
 	}
-	if err != nil {
-		return err
-	}
-	files, err := received(oob[:oobn])
 	if err != nil {
 		return err
 	}
@@ -104,206 +104,107 @@ func (b *Backend) next() error {
 		return err
 	}
 	payload := make([]byte, h.Size)
-	if _, err := io.ReadFull(b.conn, payload); err != nil {
+	if _, err := io.ReadFull(b.front, payload); err != nil {
+		return err
+	}
+	fds, err := received(oob[:oobn])
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	if err != nil {
 		return err
 	}
 	if b.Before != nil {
 		if raw, ok := b.Before(h, payload); !ok {
-			_, err := b.conn.Write(raw)
+			_, err := b.front.Write(raw)
 			return err
 		}
 	}
-	reply, err := b.obey(h, payload, files)
-	if err != nil {
-		return fmt.Errorf("message %d: %w", h.Request, err)
+	if err := b.keep(h, payload, fds); err != nil {
+		return err
 	}
-	if reply == nil && h.Flags&wire.FlagNeedReply != 0 {
-		reply = wire.U64(0)
+	if _, _, err := b.back.WriteMsgUnix(append(head[:], payload...), unix.UnixRights(fds...), nil); err != nil {
+		return err
 	}
-	if reply != nil {
-		_, err = b.conn.Write(wire.Message(h.Request, wire.FlagReply, reply))
+	if !replies(h) {
+		return nil
 	}
-	return err
+	return b.reply(h)
 }
 
-func received(oob []byte) ([]*os.File, error) {
+func received(oob []byte) ([]int, error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil || len(messages) == 0 {
 		return nil, err
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	var files []*os.File
-	for _, fd := range fds {
-		files = append(files, os.NewFile(uintptr(fd), "received"))
-	}
-	return files, err
+	return unix.ParseUnixRights(&messages[0])
 }
 
-// obey does what a message asks for; its reply is nil if it has none of its own.
-func (b *Backend) obey(h wire.Header, payload []byte, files []*os.File) (reply []byte, err error) {
-	switch h.Request {
-	case wire.SetOwner:
-		return nil, nil
-	case wire.GetFeatures:
-		f := b.Dev.Features() | virtio.FeatureVersion1 | virtio.FeatureEventIdx | virtio.FeatureIndirectDesc | wire.FeatureProtocol
-		if b.Features != nil {
-			f = b.Features(f)
-		}
-		return wire.U64(f), nil
-	case wire.SetFeatures:
-		b.accepted, err = wire.ParseU64(payload)
-		return nil, err
-	case wire.GetProtocolFeatures:
-		f := uint64(wire.ProtocolMQ | wire.ProtocolReplyAck | wire.ProtocolConfig | wire.ProtocolBackendReq)
-		if b.Protocol != nil {
-			f = b.Protocol(f)
-		}
-		return wire.U64(f), nil
-	case wire.SetProtocolFeatures:
-		b.protocol, err = wire.ParseU64(payload)
-		return nil, err
-	case wire.GetQueueNum:
-		if b.Queues != 0 {
-			return wire.U64(b.Queues), nil
-		}
-		return wire.U64(uint64(len(b.vrings))), nil
-	case wire.SetMemTable:
-		return nil, b.setMemory(payload, files)
-	case wire.GetConfig, wire.SetConfig:
-		off, space, err := wire.ParseConfig(payload)
-		if err != nil {
-			return nil, err
-		}
-		if h.Request == wire.SetConfig {
-			b.Dev.WriteConfig(uint64(off), space)
-			return nil, nil
-		}
-		b.Dev.ReadConfig(uint64(off), space)
-		return wire.Config(off, space), nil
-	case wire.SetBackendReqFD:
-		if len(files) != 1 {
-			return nil, fmt.Errorf("%d descriptors: want one", len(files))
-		}
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.channel = files[0]
-		return nil, nil
+// keep keeps the descriptors by which a back-end speaks first.
+func (b *Backend) keep(h wire.Header, payload []byte, fds []int) error {
+	if h.Request != wire.SetBackendReqFD && h.Request != wire.SetVringCall {
+		return nil
 	}
-	return b.obeyVring(h, payload, files)
-}
-
-func (b *Backend) obeyVring(h wire.Header, payload []byte, files []*os.File) (reply []byte, err error) {
-	var s wire.VringState
-	var a wire.VringAddr
-	switch h.Request {
-	case wire.SetVringAddr:
-		a, err = wire.ParseVringAddr(payload)
-		s.Index = a.Index
-	case wire.SetVringKick, wire.SetVringCall:
-		var n uint64
-		n, err = wire.ParseU64(payload)
-		s.Index = uint32(n & 0xff)
-		if err == nil && (len(files) != 1 || n&wire.NoFD != 0) {
-			err = fmt.Errorf("%d descriptors: want one", len(files))
-		}
-	default:
-		s, err = wire.ParseVringState(payload)
+	if len(fds) != 1 {
+		return fmt.Errorf("message %d has %d descriptors", h.Request, len(fds))
 	}
-	if err == nil && s.Index >= uint32(len(b.vrings)) {
-		err = fmt.Errorf("no queue %d", s.Index)
-	}
-	if err != nil {
-		return nil, err
-	}
-	v := &b.vrings[s.Index]
-	switch h.Request {
-	case wire.SetVringNum:
-		v.cfg.Size = uint16(s.Num)
-	case wire.SetVringBase:
-		if s.Num != 0 {
-			return nil, fmt.Errorf("a queue that begins at %d", s.Num)
-		}
-	case wire.SetVringAddr:
-		v.addr = a
-	case wire.SetVringKick:
-		v.kick.Close()
-		v.kick = files[0]
-	case wire.SetVringCall:
-		v.call.Close()
-		v.call = files[0]
-	case wire.SetVringEnable:
-		if v.enabled = s.Num != 0; v.enabled {
-			return nil, b.activate()
-		}
-	case wire.GetVringBase:
-		if b.active {
-			b.active = false
-			if err := b.Dev.Reset(); err != nil {
-				return nil, err
-			}
-		}
-		return s.Bytes(), nil
-	default:
-		return nil, errors.New("unknown")
-	}
-	return nil, nil
-}
-
-func (b *Backend) setMemory(payload []byte, files []*os.File) error {
-	regions, err := wire.ParseMemTable(payload)
+	fd, err := unix.FcntlInt(uintptr(fds[0]), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	if len(files) != len(regions) {
-		return fmt.Errorf("%d regions, %d descriptors", len(regions), len(files))
+	f := os.NewFile(uintptr(fd), "kept")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h.Request == wire.SetVringCall {
+		b.calls[payload[0]].Close()
+		b.calls[payload[0]] = f
+	} else {
+		b.channel = f
 	}
-	var areas []memory.Area
-	for i, r := range regions {
-		defer files[i].Close()
-		areas = append(areas, memory.Area{Addr: r.Guest, Size: r.Size, Offset: r.Offset, File: files[i]})
-	}
-	m, err := memory.Attach(areas)
-	if err != nil {
-		return err
-	}
-	if b.mem != nil {
-		b.mem.Close()
-	}
-	b.mem, b.regions = m, regions
 	return nil
 }
 
-// guest turns an address of VringAddr into one of the guest's.
-func (b *Backend) guest(user uint64) uint64 {
-	for _, r := range b.regions {
-		if user >= r.User && user-r.User < r.Size {
-			return user - r.User + r.Guest
-		}
+func replies(h wire.Header) bool {
+	switch h.Request {
+	case wire.GetFeatures, wire.GetProtocolFeatures, wire.GetQueueNum, wire.GetVringBase, wire.GetConfig:
+		return true
 	}
-	return 1 << 60
+	return h.Flags&wire.FlagNeedReply != 0
 }
 
-// activate starts the device when all of its queues are enabled.
-func (b *Backend) activate() error {
-	a := virtio.Activation{Features: b.accepted, Memory: b.mem}
-	var calls []*os.File
-	for _, v := range b.vrings {
-		if !v.enabled {
-			return nil
-		}
-		cfg := v.cfg
-		cfg.Desc, cfg.Avail, cfg.Used = b.guest(v.addr.Desc), b.guest(v.addr.Avail), b.guest(v.addr.Used)
-		cfg.EventIdx, cfg.Notify = b.accepted&virtio.FeatureEventIdx != 0, v.kick
-		q, err := queue.New(b.mem, cfg)
-		if err != nil {
-			return err
-		}
-		a.Queues = append(a.Queues, q)
-		calls = append(calls, v.call)
+// reply takes a reply back, changed as the fields say.
+func (b *Backend) reply(h wire.Header) error {
+	var head [wire.HeaderSize]byte
+	if _, err := io.ReadFull(b.back, head[:]); err != nil {
+		return err
 	}
-	b.active = true
-	a.Interrupt = interrupt{b, calls[0]}
-	return b.Dev.Activate(a)
+	r, err := wire.ParseHeader(&head)
+	if err != nil {
+		return err
+	}
+	payload := make([]byte, r.Size)
+	if _, err := io.ReadFull(b.back, payload); err != nil {
+		return err
+	}
+	change := func(f func(uint64) uint64) {
+		if f != nil && len(payload) == 8 {
+			binary.LittleEndian.PutUint64(payload, f(binary.LittleEndian.Uint64(payload)))
+		}
+	}
+	switch h.Request {
+	case wire.GetFeatures:
+		change(b.Features)
+	case wire.GetProtocolFeatures:
+		change(b.Protocol)
+	case wire.GetQueueNum:
+		if b.Queues != 0 {
+			change(func(uint64) uint64 { return b.Queues })
+		}
+	}
+	_, err = b.front.Write(append(head[:], payload...))
+	return err
 }
 
 // Changed tells the front-end that the configuration space has changed, and waits until it has taken note.
@@ -332,13 +233,13 @@ func (b *Backend) Channel(raw []byte) error {
 }
 
 // Call raises an interrupt out of turn.
-func (b *Backend) Call(queue int) { interrupt{b, b.vrings[queue].call}.Queue() }
-
-type interrupt struct {
-	b    *Backend
-	call *os.File
+func (b *Backend) Call(queue int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.calls[byte(queue)]
+	if f == nil {
+		return errors.New("the queue has no interrupt")
+	}
+	_, err := f.Write(binary.LittleEndian.AppendUint64(nil, 1))
+	return err
 }
-
-func (i interrupt) Queue()       { _, _ = i.call.Write(binary.LittleEndian.AppendUint64(nil, 1)) }
-func (i interrupt) Config()      {}
-func (i interrupt) Broken(error) { i.b.conn.Close() }

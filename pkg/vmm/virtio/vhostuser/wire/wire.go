@@ -26,6 +26,7 @@ const (
 	GetVringBase        Request = 11
 	SetVringKick        Request = 12
 	SetVringCall        Request = 13
+	SetVringErr         Request = 14
 	GetProtocolFeatures Request = 15
 	SetProtocolFeatures Request = 16
 	GetQueueNum         Request = 17

@@ -1,0 +1,57 @@
+package backend
+
+import (
+	"sync"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/wire"
+)
+
+// interrupt is the device's way to the front-end, and so to the driver.
+type interrupt struct {
+	s *Session
+	// calls are the eventfds of the queues' interrupts, each once: a front-end may have one for all queues, as there is one interrupt for all
+	// here. They stay open as long as the device is active.
+	calls []int
+
+	mu      sync.Mutex
+	channel int // the front-end's ear for the back-end's own messages; -1 for none
+}
+
+var _ virtio.Interrupt = (*interrupt)(nil)
+
+// Queue raises the queues' interrupt. They are raw descriptors: in Go's poller each event would wake this process, too.
+func (i *interrupt) Queue() {
+	one := [8]byte{1}
+	for _, fd := range i.calls {
+		_, _ = unix.Write(fd, one[:]) // full, or closed at the other end: nobody looks there
+	}
+}
+
+// Config tells the front-end to ask for the configuration space again.
+func (i *interrupt) Config() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.channel >= 0 {
+		_ = unix.Sendto(i.channel, wire.Message(wire.BackendConfigChange, 0, nil), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+	}
+}
+
+// Broken ends the connection, which is how a front-end learns of it.
+func (i *interrupt) Broken(err error) {
+	log.L.WithError(err).Error("vhost-user: the device has stopped")
+	_ = i.s.conn.CloseRead()
+}
+
+// setChannel takes a descriptor, in the place of the one before; -1 for none.
+func (i *interrupt) setChannel(fd int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.channel >= 0 {
+		_ = unix.Close(i.channel)
+	}
+	i.channel = fd
+}
