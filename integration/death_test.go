@@ -37,6 +37,7 @@ func TestDeaths(t *testing.T) {
 	}{
 		{name: "vmm killed", kill: func(t *testing.T, task *harness.Task) { c.KillProcess(t, task.ID(), harness.VMM) }},
 		{name: "shim killed", kill: func(t *testing.T, task *harness.Task) { c.KillProcess(t, task.ID(), harness.Shim) }},
+		{name: "file server killed", fcOnly: true, kill: func(t *testing.T, task *harness.Task) { c.KillProcess(t, task.ID(), harness.Files) }},
 		{name: "guest kernel panics", fcOnly: true, opts: privileged, kill: inGuest("echo c >/proc/sysrq-trigger")},
 		{name: "guest resets", fcOnly: true, opts: privileged, kill: inGuest("echo b >/proc/sysrq-trigger")},
 		{name: "guest powers off", fcOnly: true, opts: privileged, kill: inGuest("echo o >/proc/sysrq-trigger")},
@@ -161,7 +162,11 @@ func reload(t *testing.T, c *harness.Containerd, id string) client.Task {
 // not: nothing may be left.
 func TestDeathsAtStart(t *testing.T) {
 	c := containerd(t)
-	for _, role := range []harness.Role{harness.Shim, harness.VMM} {
+	roles := []harness.Role{harness.Shim, harness.VMM}
+	if c.FC() {
+		roles = append(roles, harness.Files)
+	}
+	for _, role := range roles {
 		for _, after := range []time.Duration{0, 100, 400, 1500} {
 			after *= time.Millisecond
 			t.Run(fmt.Sprintf("%s after %v", role, after), func(t *testing.T) {

@@ -100,7 +100,7 @@ func TestDeathsAtRandomMoments(t *testing.T) {
 	for _, d := range []struct {
 		role  harness.Role
 		times int
-	}{{harness.VMM, 2}, {harness.Holder, 2}, {harness.Shim, 1}, {daemon, 1}} {
+	}{{harness.VMM, 2}, {harness.Files, 1}, {harness.Holder, 2}, {harness.Shim, 1}, {daemon, 1}} {
 		for i := range amount(t, envDeaths, d.times) {
 			t.Run(fmt.Sprintf("%s %d", d.role, i), func(t *testing.T) {
 				c.NoLeaks(t)

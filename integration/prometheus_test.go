@@ -46,14 +46,22 @@ func TestPrometheus(t *testing.T) {
 		await(t, "metrics of "+task.ID(), func() bool { return value(task, "fc_updated_seconds", "") > 0 })
 	}
 	c.Must(t, "task", "exec", "--exec-id", c.ID(t), tasks[0].ID(), "sh", "-c", "head -c 3000000 /dev/zero >/file; sync")
+	const shared = `,filesystem="[a-z]+"`
 	for _, task := range tasks {
 		before := value(task, "fc_updated_seconds", "")
 		if err := vmmClient(t, c, task.ID()).FlushMetrics(c.Context()); err != nil {
 			t.Fatal(err)
 		}
 		await(t, "new metrics of "+task.ID(), func() bool { return value(task, "fc_updated_seconds", "") > before })
+		files, err := c.FindProcess(task.ID(), harness.Files)
+		if err == nil {
+			err = unix.Kill(files, unix.SIGUSR1)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(t, "metrics of the files of "+task.ID(), func() bool { return value(task, written, shared) > 0 })
 	}
-	const shared = `,filesystem="[a-z]+"`
 	if busy, idle := value(tasks[0], written, shared), value(tasks[1], written, shared); busy < 3e6 || idle < 0 || idle > 1e6 {
 		t.Errorf("%.0f bytes by the container that wrote three million, %.0f by the other one", busy, idle)
 	}

@@ -181,7 +181,7 @@ func (s *settings) check(rest []string) error {
 	case len(rest) > 0:
 		return fmt.Errorf("argument %q is not expected: want options only (--help lists them)", rest[0])
 	case !validID(s.id):
-		return fmt.Errorf("--id is %q: want 1 to 64 letters, digits, hyphens", s.id)
+		return errBadID(s.id)
 	case s.noAPI && s.configFile == "":
 		return errors.New("--no-api: want --config-file with it, or nothing can ever start")
 	case s.noAPI && (s.given["api-sock"] || s.given["api-fd"]):
@@ -224,6 +224,10 @@ func (s *settings) path(name string) string {
 		return s.logPath
 	}
 	return s.metricsPath
+}
+
+func errBadID(id string) error {
+	return fmt.Errorf("--id is %q: want 1 to 64 letters, digits, hyphens", id)
 }
 
 func validID(id string) bool {

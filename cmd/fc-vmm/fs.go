@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/signal"
 
 	"github.com/containerd/log"
@@ -29,22 +30,26 @@ Usage: fc-vmm fs --shared-dir DIR --socket-path PATH [OPTION]...
   --socket-path PATH   socket to make and listen on; must not exist yet
   --fd N               listen on this inherited socket instead
   --readonly           refuse all changes
-  --id ID              name of the folder in metrics: 1 to 64 letters, digits,
+  --id ID              name of the microVM that it is for, for people who look at a
+                       process list: 1 to 64 letters, digits, hyphens
+  --fs-id ID           name of the folder in metrics: 1 to 64 letters, digits,
                        underscores (default shared)
   --tag TAG            what the folder is called for a VMM that asks for it, 1 to
-                       36 bytes (default: the id)
+                       36 bytes (default: --fs-id's)
   --metrics-path PATH  write metrics to this file or named pipe: a line of JSON at
                        the start, every 60 s, and at the end
   --parent-fd N        inherited read end of a pipe: when its other end closes, this
                        process is killed at once
   --help               print this
 
-One VMM after another is served, until SIGTERM or SIGINT.
+One VMM after another is served, until SIGTERM or SIGINT. SIGUSR1 has a line of
+metrics written.
 `
 
 // folder are the command line of fc-vmm fs.
 type folder struct {
 	cfg      config.Filesystem
+	id       string
 	socket   string
 	fd       int
 	metrics  string
@@ -59,7 +64,8 @@ func parseFolder(args []string) (folder, error) {
 	f.StringVar(&o.socket, "socket-path", "", "")
 	f.IntVar(&o.fd, "fd", -1, "")
 	f.BoolVar(&o.cfg.IsReadOnly, "readonly", false, "")
-	f.StringVar(&o.cfg.FSID, "id", "shared", "")
+	f.StringVar(&o.id, "id", "anonymous-instance", "")
+	f.StringVar(&o.cfg.FSID, "fs-id", "shared", "")
 	f.StringVar(&o.cfg.Tag, "tag", "", "")
 	f.StringVar(&o.metrics, "metrics-path", "", "")
 	f.IntVar(&o.parentFD, "parent-fd", -1, "")
@@ -80,6 +86,8 @@ func (o *folder) check(rest []string) error {
 	switch {
 	case len(rest) > 0:
 		return fmt.Errorf("argument %q is not expected: want options only (--help lists them)", rest[0])
+	case !validID(o.id):
+		return errBadID(o.id)
 	case o.cfg.PathOnHost == "":
 		return errors.New("--shared-dir is missing: want a folder")
 	case (o.socket == "") == (o.fd < 0):
@@ -90,7 +98,7 @@ func (o *folder) check(rest []string) error {
 	if !errors.As(err, &fe) {
 		return err
 	}
-	names := map[string]string{"fs_id": "--id", "filesystems/" + o.cfg.FSID + "/tag": "--tag", "filesystems/" + o.cfg.FSID + "/path_on_host": "--shared-dir"}
+	names := map[string]string{"fs_id": "--fs-id", "filesystems/" + o.cfg.FSID + "/tag": "--tag", "filesystems/" + o.cfg.FSID + "/path_on_host": "--shared-dir"}
 	return option(err, names[fe.Field])
 }
 
@@ -117,7 +125,7 @@ func runFS(args []string, stdout io.Writer) error {
 func serveFolder(ctx context.Context, o *folder) error {
 	dev, err := fs.New(o.cfg, 1)
 	if err != nil {
-		return err
+		return fmt.Errorf("--shared-dir: %w", err)
 	}
 	recorder := metrics.NewPartRecorder()
 	if o.metrics != "" {
@@ -127,6 +135,7 @@ func serveFolder(ctx context.Context, o *folder) error {
 	}
 	recorder.Started(&metrics.Machine{Filesystems: []metrics.Named[metrics.Filesystem]{{ID: o.cfg.FSID, Counts: dev.Metrics()}}})
 	defer closeMetrics(recorder)
+	defer flushOnSignal(recorder)()
 	l, err := o.listen()
 	if err != nil {
 		return err
@@ -136,6 +145,29 @@ func serveFolder(ctx context.Context, o *folder) error {
 		log.L.WithError(closeErr).Warn("the folder is still in use")
 	}
 	return err
+}
+
+// flushOnSignal has a line written on SIGUSR1, until stop.
+func flushOnSignal(r *metrics.Recorder) (stop func()) {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, unix.SIGUSR1)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-asked:
+				if err := r.Flush(); err != nil {
+					log.L.WithError(err).Warn("metrics asked for by SIGUSR1")
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(asked)
+		close(done)
+	}
 }
 
 func (o *folder) listen() (*net.UnixListener, error) {

@@ -111,7 +111,7 @@ func (c *Containerd) Usages(t testing.TB, id string) map[Role]Usage {
 	t.Helper()
 	roles := []Role{Shim}
 	if c.FC() {
-		roles = append(roles, VMM, Holder)
+		roles = append(roles, VMM, Files, Holder)
 	}
 	usages := map[Role]Usage{}
 	for _, role := range roles {

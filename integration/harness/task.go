@@ -201,6 +201,8 @@ const (
 	Shim Role = "shim"
 	// VMM is, with runc, the container's init process: that which runs the container's code.
 	VMM Role = "vmm"
+	// Files is the process that serves a container's files to its VM.
+	Files Role = "files"
 )
 
 // ErrNoProcess says that no process plays a role.
@@ -214,7 +216,8 @@ func (c *Containerd) FindProcess(id string, role Role) (int, error) {
 		case !slices.Contains(args, id):
 		case role == Shim && strings.HasPrefix(p.name, "containerd-shim") && !slices.Contains(args, "start") && !slices.Contains(args, "delete"):
 			return p.pid, nil
-		case role == VMM && c.FC() && p.name == "fc-vmm" && slices.Contains(args, "--id"):
+		case role == VMM && c.FC() && p.name == "fc-vmm" && slices.Contains(args, "--api-fd"),
+			role == Files && p.name == "fc-vmm" && args[1] == "fs":
 			return p.pid, nil
 		}
 	}

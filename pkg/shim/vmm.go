@@ -69,7 +69,7 @@ func startFiles(ctx context.Context, o vmOptions, l *net.UnixListener) (*child, 
 	defer sock.Close()
 	r := role{
 		name:  "fc-vmm fs",
-		args:  []string{"fs", "--parent-fd", parentFD, "--fd", "4", "--shared-dir", sharedName, "--id", sharedName},
+		args:  []string{"fs", "--parent-fd", parentFD, "--fd", "4", "--shared-dir", sharedName, "--fs-id", sharedName, "--id", vmmID(o.ID)},
 		files: []*os.File{sock},
 	}
 	r.takeMetrics(o.FileMetrics)

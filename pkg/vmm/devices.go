@@ -99,7 +99,7 @@ func (m *Machine) addDevices(cfg *config.VM) error {
 		}
 		dev, err := fs.New(f, len(cfg.Filesystems))
 		if err != nil {
-			return &inputError{err: err}
+			return &inputError{field: "filesystems/" + f.FSID + "/path_on_host", err: err}
 		}
 		if err := m.addDevice("filesystem "+f.FSID, dev); err != nil {
 			return err

@@ -16,7 +16,7 @@ import (
 // labelOf is what a device's id is called.
 func labelOf(group string) string {
 	switch group {
-	case "block":
+	case "block", "vhost_user_block":
 		return "drive"
 	case "net":
 		return "iface"

@@ -52,7 +52,7 @@ func New(cfg config.Filesystem, shares int) (*Device, error) {
 	}
 	srv, err := passthrough.New(passthrough.Config{Root: cfg.PathOnHost, ReadOnly: cfg.IsReadOnly, Shares: shares})
 	if err != nil {
-		return nil, fmt.Errorf("filesystems/%s/path_on_host: %w", cfg.FSID, err)
+		return nil, err
 	}
 	d := &Device{id: cfg.FSID, tag: cfg.Tag, srv: srv, hiprioSlots: make(chan struct{}, 1), requestSlots: make(chan struct{}, maxWorkers)}
 	copy(d.space[:], ConfigSpace(cfg.Tag))

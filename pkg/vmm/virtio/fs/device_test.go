@@ -174,7 +174,9 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
-func TestReadWrite(t *testing.T) {
+func TestReadWrite(t *testing.T) { inBothPlaces(t, testReadWrite) }
+
+func testReadWrite(t *testing.T, start place) {
 	root := t.TempDir()
 	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MiB: the largest request
 	if err := os.WriteFile(filepath.Join(root, "f"), data, 0o600); err != nil {
@@ -205,7 +207,9 @@ func TestReadWrite(t *testing.T) {
 	}
 }
 
-func TestForget(t *testing.T) {
+func TestForget(t *testing.T) { inBothPlaces(t, testForget) }
+
+func testForget(t *testing.T, start place) {
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "f"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -225,7 +229,9 @@ func TestForget(t *testing.T) {
 }
 
 // TestNonsense sends what is no request; the queue must go on.
-func TestNonsense(t *testing.T) {
+func TestNonsense(t *testing.T) { inBothPlaces(t, testNonsense) }
+
+func testNonsense(t *testing.T, start place) {
 	v := start(t, newDevice(t, t.TempDir(), false))
 	for _, tc := range []struct {
 		name    string
@@ -253,7 +259,9 @@ func TestNonsense(t *testing.T) {
 	}
 }
 
-func TestReadOnly(t *testing.T) {
+func TestReadOnly(t *testing.T) { inBothPlaces(t, testReadOnly) }
+
+func testReadOnly(t *testing.T, start place) {
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "f"), []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
@@ -283,7 +291,9 @@ func TestReadOnly(t *testing.T) {
 }
 
 // TestReset resets the device under a load and activates it again: nothing of the driver's memory may change in between.
-func TestReset(t *testing.T) {
+func TestReset(t *testing.T) { inBothPlaces(t, testReset) }
+
+func testReset(t *testing.T, start place) {
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "f"), bytes.Repeat([]byte("x"), 1<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -305,7 +315,7 @@ func TestReset(t *testing.T) {
 			ring.Kick()
 		}
 		started := time.Now()
-		d.Reset()
+		v.Dev.Reset()
 		if took := time.Since(started); took > 5*time.Second {
 			t.Fatalf("reset took %v", took)
 		}
@@ -324,7 +334,11 @@ func TestReset(t *testing.T) {
 	}
 }
 
-func BenchmarkRead128K(b *testing.B) {
+func BenchmarkRead128K(b *testing.B) { benchmarkRead128K(b, start) }
+
+func BenchmarkApartRead128K(b *testing.B) { benchmarkRead128K(b, startApart) }
+
+func benchmarkRead128K(b *testing.B, start place) {
 	root := b.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "f"), bytes.Repeat([]byte("x"), 1<<20), 0o600); err != nil {
 		b.Fatal(err)
@@ -342,7 +356,11 @@ func BenchmarkRead128K(b *testing.B) {
 	}
 }
 
-func BenchmarkGetattr(b *testing.B) {
+func BenchmarkGetattr(b *testing.B) { benchmarkGetattr(b, start) }
+
+func BenchmarkApartGetattr(b *testing.B) { benchmarkGetattr(b, startApart) }
+
+func benchmarkGetattr(b *testing.B, start place) {
 	v := start(b, newDevice(b, b.TempDir(), false))
 	in, out := v.put(opGet, 1, fuse.GetAttrIn{}, nil), v.room(256)
 	b.ReportAllocs()

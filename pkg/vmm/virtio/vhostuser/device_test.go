@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -382,4 +383,70 @@ func TestAboveTheGap(t *testing.T) {
 	if got := do(t, m, 0, 1, nil, 512, 0); string(got) != strings.Repeat("x", 512) {
 		t.Errorf("read %.20q", got)
 	}
+}
+
+// TestComesBack: the driver's next activation finds another back-end at the socket, unless that lacks what the driver uses.
+func TestComesBack(t *testing.T) {
+	_, dev := disk(t, config.Drive{})
+	path := filepath.Join(t.TempDir(), "socket")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	backends := make(chan *vhosttest.Backend, 1)
+	conns := make(chan *net.UnixConn, 1)
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	serving.Go(func() {
+		for b := range backends {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conns <- c
+			if err := b.Serve(c); err != nil {
+				t.Errorf("back-end: %v", err)
+			}
+		}
+	})
+	defer close(backends)
+	backends <- &vhosttest.Backend{Dev: dev}
+	d := connect(t, path, "")
+	m := vt.Start(t, d, 1<<20)
+	features := d.Features() | d.RingFeatures() | virtio.FeatureVersion1
+	lose := func() {
+		t.Helper()
+		(<-conns).Close()
+		select {
+		case <-m.Broken:
+		case <-time.After(vt.Timeout):
+			t.Fatal("nobody was told")
+		}
+		if err := d.Reset(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		do(t, m, 0, 0, nil, 512, 0)
+		lose()
+		backends <- &vhosttest.Backend{Dev: dev}
+		m.Activate(features)
+	}
+	do(t, m, 0, 0, nil, 512, 0)
+	lose()
+	backends <- &vhosttest.Backend{Dev: dev, Features: func(f uint64) uint64 { return f &^ virtio.FeatureEventIdx }}
+	q, err := queue.New(m.Mem, queue.Config{Size: 8, Desc: 4096, Avail: 8192, Used: 12288})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = d.Activate(virtio.Activation{Features: features, Memory: m.Mem, Queues: []*queue.Queue{q}})
+	if !errors.Is(err, vhostuser.ErrBackend) || !strings.Contains(err.Error(), "come back without features 0x20000000") {
+		t.Errorf("activated: %v", err)
+	}
+	if c := d.Metrics(); c.InitTime.Value() == 0 || c.ActivateTime.Value() == 0 {
+		t.Errorf("%d us to connect, %d us to activate", c.InitTime.Value(), c.ActivateTime.Value())
+	}
+	(<-conns).Close()
 }

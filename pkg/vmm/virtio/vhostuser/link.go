@@ -22,12 +22,12 @@ type link struct {
 }
 
 // connect makes a link, and fetches the configuration space if it is the back-end's.
-func (d *Device) connect(ctx context.Context) (l *link, space []byte, err error) {
+func (d *Device) connect(ctx context.Context) (_ *link, space []byte, err error) {
 	c, err := dial(ctx, d.cfg.Socket)
 	if err != nil {
 		return nil, nil, err
 	}
-	l = &link{conn: c}
+	l := &link{conn: c}
 	d.readers.Go(func() { d.lost(l, c.run()) })
 	if space, err = d.negotiate(ctx, l); err != nil {
 		l.close()
