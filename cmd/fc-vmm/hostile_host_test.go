@@ -53,6 +53,7 @@ type hostileHost struct {
 	witnessAt     int
 	drives        map[string][]byte // contents at the start
 	outside       string            // what it was
+	files         *subject          // fc-vmm fs
 	boots, rounds int
 	stormy        time.Duration // spent in storms
 
@@ -76,6 +77,7 @@ func newHostileHost(t *testing.T) *hostileHost {
 		{"vsock", virtio.TypeVsock, 3, vsockWorks},
 		{"entropy", virtio.TypeEntropy, 1, entropyWorks},
 		{"filesystem", virtio.TypeFS, 2, fsWorks},
+		{"filesystem of another process", virtio.TypeFS, 2, fsWorks},
 		{"balloon", virtio.TypeBalloon, 2, balloonWorks},
 	}
 	h.witnessTarget = target{"read-only filesystem", virtio.TypeFS, 2, fsWorks}
@@ -103,6 +105,8 @@ func newHostileHost(t *testing.T) *hostileHost {
 	must(t, os.MkdirAll(filepath.Join(h.dir, "outside", "dir"), 0o755))
 	must(t, os.WriteFile(filepath.Join(h.dir, "outside", "secret"), h.secret, 0o644))
 	h.outside = h.tree(t)
+	h.files = observe(t, h.secret, "fs", "--socket-path", filepath.Join(h.dir, "fs.sock"), "--shared-dir", shared)
+	listens(t, filepath.Join(h.dir, "fs.sock"))
 	h.serve(t)
 	return h
 }
@@ -131,6 +135,7 @@ func (h *hostileHost) machine() config.VM {
 		Entropy:           &config.Entropy{},
 		Filesystems: []config.Filesystem{
 			{FSID: "shared", Tag: "shared", PathOnHost: at("shared")},
+			{FSID: "served", Tag: "served", Socket: at("fs.sock")},
 			{FSID: "fixed", Tag: "fixed", PathOnHost: at("fixed-share"), IsReadOnly: true},
 		},
 		Balloon: &config.Balloon{AmountMiB: 8, StatsPollingIntervalS: 1, FreePageHinting: true, FreePageReporting: true},
@@ -279,8 +284,10 @@ func (h *hostileHost) unharmed(t *testing.T, p *prey) {
 	if fi, err := os.Stat(filepath.Join(h.dir, "console")); err != nil || fi.Size() > consoleBytes {
 		t.Errorf("the console's file: %v, %v", fi, err)
 	}
-	if n := len(p.out.String()); n > hostileOutput {
-		t.Errorf("the guest has had fc-vmm log %d bytes:\n%.2000s", n, p.out)
+	for _, s := range []*subject{p.subject, h.files} {
+		if n := len(s.out.String()); n > hostileOutput {
+			t.Errorf("the guest has had %.20q log %d bytes:\n%.2000s", s.Args[1:], n, s.out)
+		}
 	}
 	if _, err := os.Lstat(h.uds()); err == nil {
 		t.Error("the vsock device's socket was left behind")

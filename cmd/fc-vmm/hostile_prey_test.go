@@ -39,26 +39,60 @@ func answerProbes() {
 	}
 }
 
+// subject is a process that must not grow.
+type subject struct {
+	*process
+	ask    *os.File
+	answer *bufio.Reader
+	ended  chan struct{}
+	before weight
+}
+
 // prey is an fc-vmm with a hostile guest.
 type prey struct {
-	*process
+	*subject
 	guest   *hostile.Guest
 	devices []hostile.Device
 	api     *api.Client
 	host    *hostileHost
-	ask     *os.File
-	answer  *bufio.Reader
-	ended   chan struct{}
 	ram     []byte
-
-	rounds int
-	before weight
+	rounds  int
 }
 
 // weight is what must not grow.
 type weight struct {
 	goroutines, files, threads int
 	heap, private              int // bytes
+}
+
+// observe starts a process that answers probes.
+func observe(t *testing.T, secret []byte, args ...string) *subject {
+	t.Helper()
+	askR, askW, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answerR, answerW, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(envProbe, "1")
+	t.Setenv("FC_VMM_TEST_SECRET", string(secret)) // somewhere in the process's memory
+	s := &subject{ask: askW, answer: bufio.NewReader(answerR), ended: make(chan struct{})}
+	s.process = start(t, []*os.File{askR, answerW}, args...)
+	askR.Close()
+	answerW.Close()
+	go func() {
+		defer close(s.ended)
+		s.Wait()
+	}()
+	t.Cleanup(func() {
+		s.Process.Kill()
+		<-s.ended
+		askW.Close()
+		answerR.Close()
+	})
+	return s
 }
 
 func (h *hostileHost) boot(t *testing.T) *prey {
@@ -72,24 +106,7 @@ func (h *hostileHost) boot(t *testing.T) *prey {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	askR, askW, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	answerR, answerW, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv(envProbe, "1")
-	t.Setenv("FC_VMM_TEST_SECRET", string(h.secret)) // somewhere in the process's memory
-	p := &prey{host: h, ask: askW, answer: bufio.NewReader(answerR), ended: make(chan struct{})}
-	p.process = start(t, []*os.File{askR, answerW}, "--api-sock", sock, "--config-file", file, "--boot-timer")
-	askR.Close()
-	answerW.Close()
-	go func() {
-		defer close(p.ended)
-		p.Wait()
-	}()
+	p := &prey{host: h, subject: observe(t, h.secret, "--api-sock", sock, "--config-file", file, "--boot-timer")}
 	p.api = answers(t, sock)
 	for deadline := time.Now().Add(hostilePatience); ; time.Sleep(5 * time.Millisecond) {
 		if p.ram, err = mapRAM(p.Process.Pid); err == nil {
@@ -103,8 +120,6 @@ func (h *hostileHost) boot(t *testing.T) *prey {
 		p.Process.Kill()
 		<-p.ended
 		unix.Munmap(p.ram)
-		askW.Close()
-		answerR.Close()
 	})
 	if p.guest, err = hostile.NewGuest(p.ram, hostilePatience, p.alive); err == nil {
 		p.devices, err = p.guest.Devices()
@@ -152,10 +167,10 @@ func mapRAM(pid int) ([]byte, error) {
 	return nil, os.ErrNotExist
 }
 
-func (p *prey) alive() error {
+func (s *subject) alive() error {
 	select {
-	case <-p.ended:
-		return fmt.Errorf("fc-vmm has ended: %v", p.ProcessState)
+	case <-s.ended:
+		return fmt.Errorf("%q has ended: %v", s.Args[1:], s.ProcessState)
 	default:
 		return nil
 	}
@@ -175,35 +190,35 @@ func (p *prey) suicide(t *testing.T) bool {
 }
 
 // dump has a process that does not do what it should show its goroutines.
-func (p *prey) dump() {
-	if p.alive() == nil {
-		p.Process.Signal(syscall.SIGQUIT)
+func (s *subject) dump() {
+	if s.alive() == nil {
+		s.Process.Signal(syscall.SIGQUIT)
 	}
 	select {
-	case <-p.ended:
+	case <-s.ended:
 	case <-time.After(hostilePatience):
-		p.Process.Kill()
-		<-p.ended
+		s.Process.Kill()
+		<-s.ended
 	}
 }
 
-// stop tells fc-vmm to end, which it must do as always.
-func (p *prey) stop(t *testing.T) {
+// stop tells the process to end, which it must do as always.
+func (s *subject) stop(t *testing.T) {
 	t.Helper()
-	p.Process.Signal(syscall.SIGTERM)
+	s.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-p.ended:
+	case <-s.ended:
 	case <-time.After(hostilePatience):
-		p.dump()
-		t.Fatalf("fc-vmm does not end:\n%s", p.out)
+		s.dump()
+		t.Fatalf("%q does not end:\n%s", s.Args[1:], s.out)
 	}
-	if p.ProcessState.ExitCode() != config.StatusEnded || strings.Contains(p.out.String(), "not taken apart") {
-		t.Fatalf("ended with %v:\n%s", p.ProcessState, p.out)
+	if s.ProcessState.ExitCode() != config.StatusEnded || strings.Contains(s.out.String(), "not taken apart") {
+		t.Fatalf("ended with %v:\n%s", s.ProcessState, s.out)
 	}
 }
 
-// weigh resets all devices, so that nothing is under way, and waits until what is left is no more than before.
-func (p *prey) weigh(t *testing.T) weight {
+// calm has f called when all devices have been reset, so that nothing is under way.
+func (p *prey) calm(t *testing.T, f func()) {
 	t.Helper()
 	p.host.quiet.Lock()
 	defer p.host.quiet.Unlock()
@@ -213,10 +228,16 @@ func (p *prey) weigh(t *testing.T) weight {
 			t.Fatalf("%v\n%s", err, p.out)
 		}
 	}
+	f()
+}
+
+// weigh waits until what is left is no more than before.
+func (s *subject) weigh(t *testing.T) weight {
+	t.Helper()
 	var w weight
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		p.ask.Write([]byte{1})
-		line, err := p.answer.ReadString('\n')
+		s.ask.Write([]byte{1})
+		line, err := s.answer.ReadString('\n')
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,20 +245,20 @@ func (p *prey) weigh(t *testing.T) weight {
 			t.Fatal(err)
 		}
 		for dir, n := range map[string]*int{"fd": &w.files, "task": &w.threads} {
-			list, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", p.Process.Pid, dir))
+			list, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", s.Process.Pid, dir))
 			if err != nil {
 				t.Fatal(err)
 			}
 			*n = len(list)
 		}
-		if w.private, err = privateBytes(p.Process.Pid); err != nil {
+		if w.private, err = privateBytes(s.Process.Pid); err != nil {
 			t.Fatal(err)
 		}
-		if grown := p.before.exceeded(w); len(grown) == 0 && p.before != (weight{}) || time.Now().After(deadline) {
+		if grown := s.before.exceeded(w); len(grown) == 0 && s.before != (weight{}) || time.Now().After(deadline) {
 			return w
 		}
 		// The first time: whatever is still ending has some moments for that.
-		if p.before == (weight{}) && time.Until(deadline) < 17*time.Second {
+		if s.before == (weight{}) && time.Until(deadline) < 17*time.Second {
 			return w
 		}
 	}
@@ -262,12 +283,12 @@ func (w weight) exceeded(now weight) (grown []string) {
 	return grown
 }
 
-func (p *prey) compare(t *testing.T) {
+func (s *subject) compare(t *testing.T) {
 	t.Helper()
-	now := p.weigh(t)
-	t.Logf("before %+v, after %d rounds more %+v", p.before, p.rounds, now)
-	for _, g := range p.before.exceeded(now) {
-		t.Error(g)
+	now := s.weigh(t)
+	t.Logf("%.20q before %+v, in the end %+v", s.Args[1:], s.before, now)
+	for _, g := range s.before.exceeded(now) {
+		t.Errorf("%.20q: %s", s.Args[1:], g)
 	}
 }
 

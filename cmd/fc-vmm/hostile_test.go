@@ -64,17 +64,21 @@ func TestHostileGuest(t *testing.T) {
 			if deaths++; deaths > 3 && uint64(deaths)*5 > round-first {
 				t.Fatalf("the guest has shot itself %d times in %d rounds: %v", deaths, round-first, err)
 			}
-			prey = h.boot(t)
+			prey, h.files.before = h.boot(t), weight{}
 			continue
 		}
 		if prey.rounds++; prey.rounds == int(pass) {
-			prey.before = prey.weigh(t)
+			prey.calm(t, func() { prey.before, h.files.before = prey.weigh(t), h.files.weigh(t) })
 		}
 	}
 	if prey.rounds > int(pass) {
-		prey.compare(t)
+		prey.calm(t, func() {
+			prey.compare(t)
+			h.files.compare(t)
+		})
 	}
 	prey.stop(t)
+	h.files.stop(t)
 	h.unharmed(t, prey)
 }
 

@@ -82,6 +82,20 @@ func answers(t *testing.T, sock string) *api.Client {
 	return nil
 }
 
+// listens waits until a socket is there.
+func listens(t *testing.T, path string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		_, err := os.Stat(path)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestEndsAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {

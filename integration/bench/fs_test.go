@@ -19,11 +19,11 @@ const (
 	treeFiles    = 2000 // in all of them together
 )
 
-// BenchmarkFS is a folder in memory that a guest has over virtio-fs: fc-vmm's own server of files against QEMU with Debian's
-// virtiofsd.
+// BenchmarkFS is a folder in memory that a guest has over virtio-fs: fc-vmm's own server of files, in a process of its own
+// and inside the VMM, against QEMU with Debian's virtiofsd.
 func BenchmarkFS(b *testing.B) {
 	mayRunVMs(b)
-	peers := []vmm{fcVMM()}
+	peers := []vmm{fcVMM(), fcInside()}
 	if _, err := os.Stat(virtiofsd); err == nil {
 		intoMemory(b, virtiofsd)
 		peers = append(peers, qemu(b, "virtiofsd"))

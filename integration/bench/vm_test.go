@@ -133,7 +133,7 @@ func newVM(b *testing.B) *vm {
 // run starts a process of the machine's.
 func (v *vm) run(cmd *exec.Cmd) {
 	v.b.Helper()
-	log, err := os.Create(filepath.Join(v.dir, filepath.Base(cmd.Path)+".log"))
+	log, err := os.Create(filepath.Join(v.dir, fmt.Sprintf("%s-%d.log", filepath.Base(cmd.Path), len(v.logs))))
 	if err != nil {
 		v.fatal(err)
 	}
@@ -174,7 +174,7 @@ func (p vmm) boot(b *testing.B, m machine) *vm {
 		if err == nil {
 			return v
 		}
-		if p.name == "fc" || attempt == bootAttempts {
+		if strings.HasPrefix(p.name, "fc") || attempt == bootAttempts {
 			v.fatal(err)
 		}
 		b.Logf("%s's guest did not come up, which is tried once more: %v", p.name, err)

@@ -18,27 +18,46 @@ import (
 // guestCID is the guest's address on its VM sockets.
 const guestCID = 3
 
-// fcVMM is the project's VMM.
+// fcVMM is the project's VMM, as the shim uses it.
 func fcVMM() vmm {
 	return vmm{"fc", func(b *testing.B, m machine) *vm {
 		v := newVM(b)
-		// It inherits its socket, as from the shim: nothing has to be waited for.
-		l, err := net.Listen("unix", filepath.Join(v.dir, "api"))
-		if err != nil {
-			v.fatal(err)
+		if m.share != "" {
+			v.run(exec.Command(product("fc-vmm"), "fs", "--socket-path", v.filesSocket(), "--shared-dir", m.share))
+			v.waitFor(v.filesSocket())
 		}
-		defer l.Close()
-		f, err := l.(*net.UnixListener).File()
-		if err != nil {
-			v.fatal(err)
-		}
-		defer f.Close()
-		cmd := exec.Command(product("fc-vmm"), "--api-fd", "3")
-		cmd.ExtraFiles = []*os.File{f}
-		v.runVMM(cmd)
-		v.configure(m)
+		v.runFC(m)
 		return v
 	}}
+}
+
+// fcInside is fcVMM, but for folders, which it serves itself.
+func fcInside() vmm {
+	return vmm{"fc-inside", func(b *testing.B, m machine) *vm {
+		v := newVM(b)
+		v.runFC(m)
+		return v
+	}}
+}
+
+// runFC starts the project's VMM with a machine.
+func (v *vm) runFC(m machine) {
+	v.b.Helper()
+	// It inherits its socket, as from the shim: nothing has to be waited for.
+	l, err := net.Listen("unix", filepath.Join(v.dir, "api"))
+	if err != nil {
+		v.fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.UnixListener).File()
+	if err != nil {
+		v.fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command(product("fc-vmm"), "--api-fd", "3")
+	cmd.ExtraFiles = []*os.File{f}
+	v.runVMM(cmd)
+	v.configure(m)
 }
 
 // firecracker is the other one with this API, if it is there.
@@ -79,9 +98,11 @@ func (v *vm) configure(m machine) {
 		steps = append(steps, func() error { return c.PutDrive(ctx, config.Drive{DriveID: "data", PathOnHost: m.drive}) })
 	}
 	if m.share != "" {
-		steps = append(steps, func() error {
-			return c.PutFilesystem(ctx, config.Filesystem{FSID: "share", Tag: task.Tag, PathOnHost: m.share})
-		})
+		share := config.Filesystem{FSID: "share", Tag: task.Tag, PathOnHost: m.share}
+		if len(v.processes) > 1 { // one of them serves it
+			share.PathOnHost, share.Socket = "", v.filesSocket()
+		}
+		steps = append(steps, func() error { return c.PutFilesystem(ctx, share) })
 	}
 	if m.tap != "" {
 		steps = append(steps, func() error {

@@ -181,8 +181,7 @@ func TestBackendMissing(t *testing.T) {
 	}
 }
 
-// The kernel is told what the back-end says of the root drive; guest RAM that others see cannot be shrunk by them, unless huge pages were asked for.
-// A machine that comes to nothing ends its connections.
+// The kernel is told what the back-end says of the root drive. A machine that comes to nothing ends its connections.
 func TestBackendOfRoot(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(file, make([]byte, 4096), 0o600); err != nil {

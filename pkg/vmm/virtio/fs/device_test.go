@@ -162,7 +162,7 @@ func TestBadConfig(t *testing.T) {
 		{config.Filesystem{FSID: "a", Tag: strings.Repeat("t", 37), PathOnHost: "/"}, "tag"},
 		{config.Filesystem{FSID: "a", Tag: "t"}, "path_on_host"},
 		{config.Filesystem{FSID: "a", Tag: "t", PathOnHost: "/nonexistent"}, "/nonexistent"},
-		{config.Filesystem{FSID: "a", Tag: "t", PathOnHost: "/etc/passwd"}, "filesystems/a/path_on_host"},
+		{config.Filesystem{FSID: "a", Tag: "t", PathOnHost: "/etc/passwd"}, "not a directory"},
 	} {
 		_, err := fs.New(tc.cfg, 1)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -32,9 +32,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// runGuest boots a real kernel with a share, has it work there, and returns the share's folder and the guest's report. The
-// guest's part is guest_linux_test.go.
-func runGuest(tb testing.TB, cmdline string) (root string, report []string) {
+// runGuest boots a real kernel with a share, which is served inside the VMM or not, has it work there, and returns the share's folder and the
+// guest's report. The guest's part is guest_linux_test.go.
+func runGuest(tb testing.TB, cmdline string, inside bool) (root string, report []string) {
 	tb.Helper()
 	vmmtest.NeedKVM(tb)
 	kernel := os.Getenv(envKernel)
@@ -68,11 +68,15 @@ func runGuest(tb testing.TB, cmdline string) (root string, report []string) {
 	tb.Cleanup(func() { unix.Unmount(mounted, unix.MNT_DETACH) })
 
 	args := "console=ttyS0 reboot=k panic=-1 quiet " + cmdline
+	share := config.Filesystem{FSID: "shared", Tag: guestTag, PathOnHost: root}
+	if !inside {
+		share.PathOnHost, share.Socket = "", serve(tb, newDevice(tb, root, false))
+	}
 	var console bytes.Buffer
 	m, err := vmm.New(context.Background(), config.VM{
 		Machine:     config.Machine{VCPUCount: 1, MemSizeMiB: 256},
 		BootSource:  &config.BootSource{KernelImagePath: kernel, InitrdPath: initrd, BootArgs: &args},
-		Filesystems: []config.Filesystem{{FSID: "shared", Tag: guestTag, PathOnHost: root}},
+		Filesystems: []config.Filesystem{share},
 	}, vmm.Options{Console: &console})
 	if err != nil {
 		tb.Fatal(err)
@@ -97,7 +101,12 @@ func runGuest(tb testing.TB, cmdline string) (root string, report []string) {
 
 // TestGuest has a real kernel mount a folder and work in it.
 func TestGuest(t *testing.T) {
-	root, report := runGuest(t, "")
+	t.Run("inside", func(t *testing.T) { testGuest(t, true) })
+	t.Run("vhost-user", func(t *testing.T) { testGuest(t, false) })
+}
+
+func testGuest(t *testing.T, inside bool) {
+	root, report := runGuest(t, "", inside)
 	for _, line := range report {
 		t.Log(line)
 		if strings.HasPrefix(line, "FAIL") {
@@ -122,7 +131,7 @@ func TestGuest(t *testing.T) {
 
 // BenchmarkGuest gives the times of requests as a guest sees them. It boots once, whatever b.N.
 func BenchmarkGuest(b *testing.B) {
-	_, report := runGuest(b, guestTimesArg)
+	_, report := runGuest(b, guestTimesArg, true)
 	for _, line := range report {
 		var what string
 		var ns float64

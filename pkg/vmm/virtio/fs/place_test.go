@@ -30,10 +30,10 @@ func startApart(tb testing.TB, d *fs.Device) *driver {
 	return v
 }
 
-// apart serves d at a socket, and is the front-end's device.
-func apart(tb testing.TB, d *fs.Device) *vhostuser.Filesystem {
+// serve serves d at a socket until the test ends.
+func serve(tb testing.TB, d *fs.Device) (path string) {
 	tb.Helper()
-	path := filepath.Join(tb.TempDir(), "socket")
+	path = filepath.Join(tb.TempDir(), "socket")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		tb.Fatal(err)
@@ -41,20 +41,26 @@ func apart(tb testing.TB, d *fs.Device) *vhostuser.Filesystem {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- backend.Serve(ctx, l, d) }()
-	front, err := vhostuser.NewFilesystem(ctx, config.Filesystem{FSID: "shared", Tag: "shared", Socket: path})
 	tb.Cleanup(func() {
-		if err == nil {
-			if err := front.Close(); err != nil {
-				tb.Error(err)
-			}
-		}
 		cancel()
 		if err := <-served; err != nil {
 			tb.Error(err)
 		}
 	})
+	return path
+}
+
+// apart serves d at a socket, and is the front-end's device.
+func apart(tb testing.TB, d *fs.Device) *vhostuser.Filesystem {
+	tb.Helper()
+	front, err := vhostuser.NewFilesystem(context.Background(), config.Filesystem{FSID: "shared", Tag: "shared", Socket: serve(tb, d)})
 	if err != nil {
 		tb.Fatal(err)
 	}
+	tb.Cleanup(func() {
+		if err := front.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
 	return front
 }

@@ -18,11 +18,13 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/wire"
 )
 
-// Serve serves dev to one front-end after another that connects to l, until ctx ends, which is no error. A front-end that breaks the protocol
-// is logged, and the next one is waited for. An error that wraps virtio.ErrBusy says that guest RAM is in use for longer than a front-end may
+// Serve serves dev to one front-end after another that connects to l, until ctx ends, which is no error. A front-end that breaks the protocol,
+// or whose driver breaks a queue, loses its connection, and the next one is waited for; only the first is logged, as a guest could do that again
+// and again. An error that wraps virtio.ErrBusy says that guest RAM is in use for longer than a front-end may
 // be kept waiting: only the end of the process takes it back then.
 func Serve(ctx context.Context, l *net.UnixListener, dev virtio.Device) error {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
+	logged := false
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {
@@ -37,8 +39,9 @@ func Serve(ctx context.Context, l *net.UnixListener, dev virtio.Device) error {
 		switch {
 		case errors.Is(err, virtio.ErrBusy):
 			return err
-		case err != nil:
-			log.G(ctx).WithError(err).Warn("vhost-user: the front-end's connection has ended")
+		case err != nil && !logged:
+			logged = true
+			log.G(ctx).WithError(err).Warn("vhost-user: the front-end's connection has ended; what ends later ones is not logged")
 		}
 	}
 }
@@ -63,7 +66,8 @@ const protocolFeatures = wire.ProtocolMQ | wire.ProtocolReplyAck | wire.Protocol
 // errRefused is wrapped by the errors for messages that are well-formed and ask for what cannot be.
 var errRefused = errors.New("refused")
 
-// Serve obeys the messages that come by c until the front-end closes it, which is no error, and resets the device. It closes c.
+// Serve obeys the messages that come by c until the front-end closes it, which is no error, or the device stops to serve a queue, and resets the
+// device. It closes c.
 func (s *Session) Serve(c *net.UnixConn) error {
 	s.conn = c
 	s.vrings = make([]vring, len(s.Dev.QueueSizes()))
@@ -77,7 +81,7 @@ func (s *Session) Serve(c *net.UnixConn) error {
 		err = s.next()
 	}
 	if errors.Is(err, io.EOF) {
-		err = nil
+		err = s.irq.failure()
 	}
 	return errors.Join(err, s.close())
 }

@@ -3,7 +3,6 @@ package backend
 import (
 	"sync"
 
-	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
@@ -18,7 +17,8 @@ type interrupt struct {
 	calls []int
 
 	mu      sync.Mutex
-	channel int // the front-end's ear for the back-end's own messages; -1 for none
+	channel int   // the front-end's ear for the back-end's own messages; -1 for none
+	broken  error // the first reason of Broken
 }
 
 var _ virtio.Interrupt = (*interrupt)(nil)
@@ -42,8 +42,19 @@ func (i *interrupt) Config() {
 
 // Broken ends the connection, which is how a front-end learns of it.
 func (i *interrupt) Broken(err error) {
-	log.L.WithError(err).Error("vhost-user: the device has stopped")
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.broken == nil {
+		i.broken = err
+	}
 	_ = i.s.conn.CloseRead()
+}
+
+// failure is why the device has stopped, if it has.
+func (i *interrupt) failure() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.broken
 }
 
 // setChannel takes a descriptor, in the place of the one before; -1 for none.
