@@ -213,6 +213,25 @@ func TestLives(t *testing.T) {
 	}
 }
 
+// TestOneInterrupt: queues that share their interrupt have it raised once.
+func TestOneInterrupt(t *testing.T) {
+	f, _ := session(t, new(counter))
+	f.negotiate()
+	call := f.ring(0)
+	f.ring(1)
+	f.set(wire.SetVringCall, wire.U64(1), int(call.Fd()))
+	for n := range uint32(2) {
+		f.set(wire.SetVringEnable, wire.VringState{Index: n, Num: 1}.Bytes())
+	}
+	if err := call.SetReadDeadline(time.Now().Add(vt.Timeout)); err != nil {
+		t.Fatal(err)
+	}
+	var b [8]byte
+	if _, err := call.Read(b[:]); err != nil || b[0] != 1 {
+		t.Errorf("raised %d times, %v", b[0], err)
+	}
+}
+
 // TestMisbehaviour: what a front-end may not say ends its connection, with the reason, and the device is as it was.
 func TestMisbehaviour(t *testing.T) {
 	state := func(n, v uint32) []byte { return wire.VringState{Index: n, Num: v}.Bytes() }

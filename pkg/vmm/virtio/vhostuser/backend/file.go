@@ -41,6 +41,14 @@ func descriptors(oob []byte) (files []*file, err error) {
 	return files, errors.Join(append(errs, err)...)
 }
 
+// same says whether two descriptors are of one open file: each message brings a new descriptor. A kernel that cannot tell says no.
+func same(a, b int) bool {
+	const kcmpFile = 0
+	pid := uintptr(unix.Getpid())
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, pid, pid, kcmpFile, uintptr(a), uintptr(b), 0)
+	return errno == 0 && order == 0
+}
+
 // one wants just one descriptor.
 func one(files []*file) (*file, error) {
 	if len(files) != 1 {

@@ -162,7 +162,7 @@ func (s *Session) activate() error {
 			return fmt.Errorf("queue %d: %w", i, err)
 		}
 		a.Queues = append(a.Queues, q)
-		if v.call >= 0 && !slices.Contains(s.irq.calls, v.call) {
+		if v.call >= 0 && !slices.ContainsFunc(s.irq.calls, func(fd int) bool { return same(fd, v.call) }) {
 			s.irq.calls = append(s.irq.calls, v.call)
 		}
 	}
