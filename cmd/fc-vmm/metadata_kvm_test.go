@@ -57,10 +57,11 @@ func TestMetadataInGuest(t *testing.T) {
 	}
 	dir := t.TempDir()
 	file, sock, console := filepath.Join(dir, "metadata.json"), filepath.Join(dir, "fc.sock"), filepath.Join(dir, "console")
+	counts := filepath.Join(dir, "metrics")
 	if err := os.WriteFile(file, []byte(`{"old": true}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, nil, "--api-sock", sock, "--metadata", file)
+	p := start(t, nil, "--api-sock", sock, "--metadata", file, "--metrics-path", counts)
 	c := answers(t, sock)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -79,6 +80,8 @@ func TestMetadataInGuest(t *testing.T) {
 ip addr add 10.72.0.2/24 dev eth0; ip link set eth0 up; ip route add 169.254.169.254 dev eth0
 token=$(printf 'PUT /latest/api/token HTTP/1.0\r\nX-metadata-token-ttl-seconds: 21600\r\n\r\n' | nc -w 60 169.254.169.254 80 | tail -n 1)
 get() { wget -q -O - --header "X-metadata-token: $token" http://169.254.169.254/latest/meta-data/$1; echo; }
+url=http://169.254.169.254/latest
+wget -q -O - $url; wget -q -O - --header "X-metadata-token: wrong" $url
 echo "keys: $(get)"; echo "id: $(get ami-id)"
 until get news | grep .; do sleep 0.1; done
 sleep 0.2`
@@ -108,5 +111,24 @@ sleep 0.2`
 	has("\nhello, guest\n")
 	if ws, out := p.end(t); ws.ExitStatus() != config.StatusPoweredOff {
 		t.Errorf("ended with %v:\n%s", ws, out)
+	}
+	lines := metricLines(t, counts)
+	mmds := func(name string) float64 { return sum(lines, "mmds", name) }
+	for name, want := range map[string]float64{"rx_no_token": 1, "rx_invalid_token": 1, "rx_bad_eth": 0, "rx_accepted_err": 0, "tx_errors": 0} {
+		if n := mmds(name); n != want {
+			t.Errorf("%s is %v, want %v", name, n, want)
+		}
+	}
+	// A token, two refusals, the keys, the id and the news at least have each a connection; most have ended when the guest did.
+	created, destroyed := mmds("connections_created"), mmds("connections_destroyed")
+	if created < 6 || destroyed < created-2 || destroyed > created {
+		t.Errorf("%v connections created, %v destroyed", created, destroyed)
+	}
+	// Frames are TCP segments, and ARP.
+	if in, tcp := mmds("rx_accepted"), mmds("rx_count"); tcp < 3*created || in <= tcp {
+		t.Errorf("%v frames in, %v of them segments, of %v connections", in, tcp, created)
+	}
+	if out, made, bytes := mmds("tx_frames"), mmds("tx_count"), mmds("tx_bytes"); out != made || out < 3*created || bytes < 54*out {
+		t.Errorf("%v frames out, %v made, %v bytes", out, made, bytes)
 	}
 }

@@ -30,6 +30,7 @@ func newMetadata(cfg *config.VM, opts Options) *mmds.Service {
 // answerMetadata has a network interface of the service's answer for it. The data and the tokens are the same on all of them.
 func (m *Machine) answerMetadata(cfg *config.VM, dev *virtionet.Device) {
 	if m.metadata != nil && cfg.MMDS.Serves(dev.ID()) {
-		dev.Answer(tcpip.New(cfg.MMDS.Address(), metadataPort, m.metadata))
+		counts := &m.metadata.Counts
+		dev.Answer(tcpip.New(cfg.MMDS.Address(), metadataPort, m.metadata, counts), counts)
 	}
 }

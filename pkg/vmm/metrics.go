@@ -17,6 +17,9 @@ func (m *Machine) Metrics() *metrics.Machine {
 	for _, v := range m.vcpus {
 		all.VCPUs = append(all.VCPUs, &v.counts)
 	}
+	if m.metadata != nil {
+		all.MMDS = &m.metadata.Counts
+	}
 	for _, d := range m.devices {
 		all.Interrupts = append(all.Interrupts, &d.transport.Counts)
 		switch dev := d.dev.(type) {

@@ -105,19 +105,19 @@ type Balloon struct {
 	FreePageHintFails    Counter `json:"free_page_hint_fails"`
 }
 
-// MMDS counts what the metadata service does; rx is from the guest here.
+// MMDS counts what the metadata service does, on all interfaces; rx is from the guest here.
 type MMDS struct {
-	RxAccepted           Counter `json:"rx_accepted"`
-	RxAcceptedErr        Counter `json:"rx_accepted_err"`
-	RxAcceptedUnusual    Counter `json:"rx_accepted_unusual"`
-	RxBadEth             Counter `json:"rx_bad_eth"`
-	RxInvalidToken       Counter `json:"rx_invalid_token"`
-	RxNoToken            Counter `json:"rx_no_token"`
-	Rx                   Counter `json:"rx_count"`
-	TxBytes              Counter `json:"tx_bytes"`
-	Tx                   Counter `json:"tx_count"`
-	TxErrors             Counter `json:"tx_errors"`
-	TxFrames             Counter `json:"tx_frames"`
+	RxAccepted           Counter `json:"rx_accepted"`         // frames that the TAP never saw
+	RxAcceptedErr        Counter `json:"rx_accepted_err"`     // of them, those that are broken, too large, or for another port
+	RxAcceptedUnusual    Counter `json:"rx_accepted_unusual"` // what is no TCP, and segments out of order
+	RxBadEth             Counter `json:"rx_bad_eth"`          // frames that the guest has changed since they were accepted
+	RxInvalidToken       Counter `json:"rx_invalid_token"`    // GETs
+	RxNoToken            Counter `json:"rx_no_token"`         // GETs
+	Rx                   Counter `json:"rx_count"`            // segments to the service's port
+	TxBytes              Counter `json:"tx_bytes"`            // of frames, without virtio's header
+	Tx                   Counter `json:"tx_count"`            // frames made
+	TxErrors             Counter `json:"tx_errors"`           // connections given up, and answers there was no room for
+	TxFrames             Counter `json:"tx_frames"`           // frames given to the interface
 	ConnectionsCreated   Counter `json:"connections_created"`
 	ConnectionsDestroyed Counter `json:"connections_destroyed"`
 }

@@ -5,17 +5,21 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/mmds/tcpip"
 )
 
-// Service answers the guest's requests. Its fields must not change once it is in use; it is safe for concurrent use.
+// Service answers the guest's requests. Its fields must not change once it is in use, nor must it be copied; it is safe for concurrent
+// use.
 type Service struct {
 	Store  *Store
 	Tokens *Authority
-	// V2 asks for a token with each GET; without it tokens are given, and not looked at.
+	// V2 asks for a token with each GET; without it tokens are given, and only counted.
 	V2 bool
 	// IMDSCompat gives plain text also to those who want JSON, as EC2's service does.
 	IMDSCompat bool
+	// Counts is what was asked without a token or with a bad one, and what its network interfaces' stacks add.
+	Counts metrics.MMDS
 }
 
 // tokenPath is where tokens are.
@@ -50,12 +54,18 @@ func (s *Service) answer(r *request) answer {
 }
 
 func (s *Service) get(r *request) answer {
+	// Version 1 looks, too, for those who want to know whether they can do without it.
 	switch {
-	case !s.V2:
 	case !r.hasToken:
-		return answer{status: 401, body: "No MMDS token provided. Use `X-metadata-token` or `X-aws-ec2-metadata-token` header to specify the session token."}
+		s.Counts.RxNoToken.Inc()
+		if s.V2 {
+			return answer{status: 401, body: "No MMDS token provided. Use `X-metadata-token` or `X-aws-ec2-metadata-token` header to specify the session token."}
+		}
 	case !s.Tokens.valid(r.token):
-		return answer{status: 401, body: "MMDS token not valid."}
+		s.Counts.RxInvalidToken.Inc()
+		if s.V2 {
+			return answer{status: 401, body: "MMDS token not valid."}
+		}
 	}
 	value, ok := find(s.Store.Text(), strings.TrimSuffix(clean(r.path), "/"))
 	if !ok {

@@ -188,6 +188,38 @@ func TestRequestEnds(t *testing.T) {
 	}
 }
 
+// GETs without a token and with a bad one are counted by both versions, whatever the answer.
+func TestTokensAreCounted(t *testing.T) {
+	for _, v2 := range []bool{false, true} {
+		s := newService(t, v2)
+		token, err := s.Tokens.token(60)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := [2]uint64{}
+		for _, tt := range []struct {
+			request     string
+			none, wrong uint64
+		}{
+			{"GET / HTTP/1.1\n\n", 1, 0},
+			{"GET /nope HTTP/1.1\n\n", 1, 0},
+			{"GET / HTTP/1.1\nX-metadata-token: foo\n\n", 0, 1},
+			{"GET / HTTP/1.1\nX-aws-ec2-metadata-token:\n\n", 0, 1},
+			{"GET / HTTP/1.1\nX-metadata-token: " + token + "\n\n", 0, 0},
+			{"PUT /latest/api/token HTTP/1.1\nX-metadata-token-ttl-seconds: 60\n\n", 0, 0},
+			{"PATCH / HTTP/1.1\n\n", 0, 0},
+			{"GET\n\n", 0, 0},
+		} {
+			ask(t, s, tt.request)
+			want[0] += tt.none
+			want[1] += tt.wrong
+			if got := [2]uint64{s.Counts.RxNoToken.Count(), s.Counts.RxInvalidToken.Count()}; got != want {
+				t.Fatalf("v2=%v: %q: without and with bad tokens %d, want %d", v2, tt.request, got, want)
+			}
+		}
+	}
+}
+
 // FuzzHTTP: every request has one answer, and V2 gives nothing of the data to who has no token.
 func FuzzHTTP(f *testing.F) {
 	for _, s := range []string{

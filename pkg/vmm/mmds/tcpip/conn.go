@@ -30,6 +30,7 @@ type conn struct {
 	deadline time.Duration // when una has to be acknowledged; 0 for never
 	tries    int           // that it has been missed
 	heard    time.Duration
+	odd      bool // the last segment is not what an undisturbed conversation has
 }
 
 // verdict on a connection after a segment.
@@ -78,6 +79,7 @@ func (c *conn) resetting() outgoing {
 
 func (c *conn) receive(seg *segment, server Server) verdict {
 	offset := int32(seg.seq - c.rcv)
+	c.odd = true
 	switch {
 	case seg.flags&rst != 0:
 		if offset < 0 || offset > MaxRequest {
@@ -92,6 +94,7 @@ func (c *conn) receive(seg *segment, server Server) verdict {
 		c.ackDue = true
 		return keep
 	}
+	c.odd = false
 	c.mac = seg.mac
 	c.acknowledge(seg)
 	c.take(seg, offset)
@@ -102,11 +105,13 @@ func (c *conn) receive(seg *segment, server Server) verdict {
 func (c *conn) acknowledge(seg *segment) {
 	news := int32(seg.ack - c.una)
 	if news < 0 {
+		c.odd = true
 		return
 	}
 	window := uint32(seg.window)
 	if news == 0 {
 		if window == c.wnd && seg.size() == 0 && c.una != c.max {
+			c.odd = true
 			if c.dups++; c.dups == 3 {
 				c.nxt = c.una
 			}
@@ -137,11 +142,12 @@ func (c *conn) take(seg *segment, offset int32) {
 	c.ackDue = true
 	data, last := seg.data, seg.flags&fin != 0
 	if offset > 0 || offset < 0 && -int64(offset) > int64(len(data)) || c.finIn {
+		c.odd = true
 		return // nothing, or nothing new
 	}
 	data = data[-offset:]
 	if room := MaxRequest - len(c.buf); len(data) > room {
-		data, last = data[:room], false
+		data, last, c.odd = data[:room], false, true
 	}
 	c.rcv += uint32(len(data))
 	if !c.deaf {

@@ -74,26 +74,38 @@ func (s *segment) size() uint32 {
 	return n
 }
 
+// finding is what a frame turns out to be.
+type finding int
+
+const (
+	good finding = iota
+	malformed
+	unusual // in order, and nothing that anybody here answers
+)
+
 // parseTCP takes apart a frame with an IPv4 packet for to. Checksums are left alone: nothing that lies between a driver and its device
 // damages a frame, and a driver that leaves checksums to the device has not made any.
-func parseTCP(frame []byte, to ipv4) (s segment, ok bool) {
-	if len(frame) < ethLen+ipLen+tcpLen || be.Uint16(frame[ethType:]) != typeIPv4 {
-		return s, false
+func parseTCP(frame []byte, to ipv4) (segment, finding) {
+	if len(frame) < ethLen+ipLen || be.Uint16(frame[ethType:]) != typeIPv4 {
+		return segment{}, malformed
 	}
 	ip := frame[ethLen:]
 	header, total := int(ip[0]&15)*4, int(be.Uint16(ip[ipTotal:]))
-	if ip[0]>>4 != 4 || header < ipLen || total < header+tcpLen || total > len(ip) {
-		return s, false
+	if ip[0]>>4 != 4 || header < ipLen || total < header || total > len(ip) {
+		return segment{}, malformed
 	}
 	if ipv4(ip[ipDst:]) != to || ip[ipProtocol] != protocolTCP || be.Uint16(ip[ipFragment:])&fragmentMask != 0 {
-		return s, false
+		return segment{}, unusual
 	}
 	tcp := ip[header:total]
+	if len(tcp) < tcpLen {
+		return segment{}, malformed
+	}
 	offset := int(tcp[tcpOffset]>>4) * 4
 	if offset < tcpLen || offset > len(tcp) {
-		return s, false
+		return segment{}, malformed
 	}
-	s = segment{
+	return segment{
 		mac:    mac(frame[ethSrc:]),
 		from:   peer{ipv4(ip[ipSrc:]), be.Uint16(tcp[tcpSrc:])},
 		port:   be.Uint16(tcp[tcpDst:]),
@@ -103,8 +115,7 @@ func parseTCP(frame []byte, to ipv4) (s segment, ok bool) {
 		window: be.Uint16(tcp[tcpWindow:]),
 		mss:    findMSS(tcp[tcpLen:offset]),
 		data:   tcp[offset:],
-	}
-	return s, true
+	}, good
 }
 
 // findMSS looks for a segment's largest size among its options; 0 if it is not there.
@@ -207,15 +218,18 @@ type arpReply struct {
 var arpHeader = [arpOp]byte{0, 1, 8, 0, 6, 4}
 
 // parseARP takes apart a frame with a request for the hardware address of addr.
-func parseARP(frame []byte, addr ipv4) (r arpReply, ok bool) {
+func parseARP(frame []byte, addr ipv4) (arpReply, finding) {
 	if len(frame) < ethLen+arpLen || be.Uint16(frame[ethType:]) != typeARP {
-		return r, false
+		return arpReply{}, malformed
 	}
 	arp := frame[ethLen:]
-	if [arpOp]byte(arp) != arpHeader || be.Uint16(arp[arpOp:]) != 1 || ipv4(arp[arpTPA:]) != addr {
-		return r, false
+	if [arpOp]byte(arp) != arpHeader {
+		return arpReply{}, malformed
 	}
-	return arpReply{mac(arp[arpSHA:]), ipv4(arp[arpSPA:])}, true
+	if be.Uint16(arp[arpOp:]) != 1 || ipv4(arp[arpTPA:]) != addr {
+		return arpReply{}, unusual
+	}
+	return arpReply{mac(arp[arpSHA:]), ipv4(arp[arpSPA:])}, good
 }
 
 func (r *arpReply) write(p []byte, from ipv4) int {

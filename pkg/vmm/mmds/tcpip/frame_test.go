@@ -61,7 +61,7 @@ func TestARP(t *testing.T) {
 }
 
 func TestWants(t *testing.T) {
-	s := New(here, 80, server{})
+	s := newWorld(t).s
 	tcp := frame(peer{there, 1}, 80, 0, 0, syn, 0, nil, nil)
 	for _, tt := range []struct {
 		name string
@@ -134,9 +134,9 @@ func TestMSS(t *testing.T) {
 		{"\x01\x01\x01\x02", 0, defaultMSS},
 		{"\x05\xff\x02\x04", 0, defaultMSS},
 	} {
-		seg, ok := parseTCP(frame(peer{there, 1}, 80, 0, 0, syn, 0, []byte(tt.options), nil), here)
-		if !ok || seg.mss != tt.found {
-			t.Errorf("% x: %d, %v", tt.options, seg.mss, ok)
+		seg, is := parseTCP(frame(peer{there, 1}, 80, 0, 0, syn, 0, []byte(tt.options), nil), here)
+		if is != good || seg.mss != tt.found {
+			t.Errorf("% x: %d, %v", tt.options, seg.mss, is)
 		}
 		if c := newConn(&seg, 80, 0, 0); c.mss != tt.used {
 			t.Errorf("% x: uses %d", tt.options, c.mss)

@@ -55,7 +55,7 @@ func FuzzStack(f *testing.F) {
 		w.s.Wants(any)
 		w.s.Receive(any)
 		take(2)
-		if seg, ok := parseTCP(any, here); ok {
+		if seg, is := parseTCP(any, here); is == good {
 			for _, off := range []uint32{0, 1, ^uint32(0), 100} {
 				w.s.Receive(frame(me, seg.port, fl.seq+off, fl.ack+off, seg.flags, seg.window, nil, seg.data))
 				take(3)

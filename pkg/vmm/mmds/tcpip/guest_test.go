@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // server answers a line with a number by so many bytes; "close" before it ends the connection.
@@ -48,7 +50,7 @@ type world struct {
 }
 
 func newWorld(tb testing.TB) *world {
-	w := &world{TB: tb, s: New(here, 80, server{}), clock: time.Hour}
+	w := &world{TB: tb, s: New(here, 80, server{}, new(metrics.MMDS)), clock: time.Hour}
 	w.s.since = func() time.Duration { return w.clock }
 	return w
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // newTAP makes a TAP with an address in the stack's network, in a network namespace of the test's own; the thread never goes back to
@@ -95,7 +97,7 @@ func TestLinux(t *testing.T) {
 	for _, lossy := range []int{0, 10} {
 		t.Run(fmt.Sprintf("one of %d lost", lossy), func(t *testing.T) {
 			tap := newTAP(t)
-			s := New(here, 80, server{})
+			s := New(here, 80, server{}, new(metrics.MMDS))
 			go carry(tap, s, lossy)
 			dial := func(port int) (net.Conn, error) {
 				return (&net.Dialer{Timeout: time.Minute}).Dial("tcp4", fmt.Sprintf("169.254.169.254:%d", port))

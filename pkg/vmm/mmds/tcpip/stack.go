@@ -15,6 +15,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // Bounds on what the guest can have held for it, and on waits.
@@ -80,6 +82,7 @@ type Stack struct {
 	addr   ipv4
 	port   uint16
 	server Server
+	counts *metrics.MMDS
 	epoch  time.Time
 	// since is the time since epoch; nil for that of the monotonic clock.
 	since func() time.Duration
@@ -91,15 +94,16 @@ type Stack struct {
 	turn   int // the connection to be asked first
 }
 
-// New makes a stack for a TCP port of addr.
-func New(addr [4]byte, port uint16, server Server) *Stack {
-	return &Stack{addr: addr, port: port, server: server, epoch: time.Now()}
+// New makes a stack for a TCP port of addr. It counts frames and connections in counts, to which other stacks may add, too.
+func New(addr [4]byte, port uint16, server Server, counts *metrics.MMDS) *Stack {
+	return &Stack{addr: addr, port: port, server: server, counts: counts, epoch: time.Now()}
 }
 
 // Reset forgets all connections: the guest's interface has begun anew.
 func (s *Stack) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.counts.ConnectionsDestroyed.Add(uint64(len(s.conns)))
 	s.arps, s.resets, s.conns, s.turn = nil, nil, nil, 0
 }
 
@@ -121,22 +125,47 @@ func (s *Stack) Wants(head []byte) bool {
 // Receive takes a frame, which nobody else may write to meanwhile; it is not kept. It says whether Next may have something to
 // send now.
 func (s *Stack) Receive(frame []byte) bool {
-	if r, ok := parseARP(frame, s.addr); ok {
+	kind := uint16(0)
+	if len(frame) >= ethLen {
+		kind = be.Uint16(frame[ethType:])
+	}
+	switch kind {
+	case typeARP:
+		r, is := parseARP(frame, s.addr)
+		if is != good {
+			s.note(is)
+			return false
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.arps) < maxARPs {
 			s.arps = append(s.arps, r)
+		} else {
+			s.counts.TxErrors.Inc()
 		}
-		return true
-	}
-	seg, ok := parseTCP(frame, s.addr)
-	if !ok {
+	case typeIPv4:
+		seg, is := parseTCP(frame, s.addr)
+		if is != good {
+			s.note(is)
+			return false
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.receive(&seg)
+	default:
+		s.counts.RxBadEth.Inc()
 		return false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.receive(&seg)
 	return true
+}
+
+// note counts a frame that is not served.
+func (s *Stack) note(is finding) {
+	if is == malformed {
+		s.counts.RxAcceptedErr.Inc()
+	} else {
+		s.counts.RxAcceptedUnusual.Inc()
+	}
 }
 
 // Next makes the next frame for the guest in p, of at least MaxFrame bytes, and returns its size; or 0, and the time after which
@@ -144,6 +173,13 @@ func (s *Stack) Receive(frame []byte) bool {
 func (s *Stack) Next(p []byte) (n int, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if n, wait = s.next(p); n > 0 {
+		s.counts.Tx.Inc()
+	}
+	return n, wait
+}
+
+func (s *Stack) next(p []byte) (n int, wait time.Duration) {
 	if len(s.arps) > 0 {
 		r := s.arps[0]
 		s.arps = slices.Delete(s.arps, 0, 1)
@@ -158,6 +194,9 @@ func (s *Stack) Next(p []byte) (n int, wait time.Duration) {
 		c := s.conns[s.turn]
 		n := c.next(p, now, s.addr)
 		if c.done() {
+			if c.tries > maxTries {
+				s.counts.TxErrors.Inc()
+			}
 			s.remove(c) // and what was behind it is at its place
 		} else {
 			s.turn++
@@ -188,13 +227,17 @@ func (s *Stack) now() time.Duration {
 }
 
 func (s *Stack) remove(c *conn) {
+	s.counts.ConnectionsDestroyed.Inc()
 	s.conns = slices.DeleteFunc(s.conns, func(other *conn) bool { return other == c })
 }
 
 // receive finds the connection that a segment belongs to (RFC 9293 §3.10.7).
 func (s *Stack) receive(seg *segment) {
 	var c *conn
-	if seg.port == s.port {
+	if seg.port != s.port {
+		s.counts.RxAcceptedErr.Inc()
+	} else {
+		s.counts.Rx.Inc()
 		for _, other := range s.conns {
 			if other.peer == seg.from {
 				c = other
@@ -217,7 +260,11 @@ func (s *Stack) receive(seg *segment) {
 		return
 	}
 	c.heard = s.now()
-	switch c.receive(seg, s.server) {
+	v := c.receive(seg, s.server)
+	if c.odd {
+		s.counts.RxAcceptedUnusual.Inc()
+	}
+	switch v {
 	case drop:
 		s.remove(c)
 	case reset:
@@ -237,6 +284,7 @@ func (s *Stack) open(seg *segment) {
 		s.remove(oldest)
 		s.reset(oldest.resetting())
 	}
+	s.counts.ConnectionsCreated.Inc()
 	s.conns = append(s.conns, newConn(seg, s.port, rand.Uint32(), now))
 }
 
@@ -256,5 +304,7 @@ func (s *Stack) refuse(seg *segment) {
 func (s *Stack) reset(o outgoing) {
 	if len(s.resets) < maxResets {
 		s.resets = append(s.resets, o)
+	} else {
+		s.counts.TxErrors.Inc()
 	}
 }

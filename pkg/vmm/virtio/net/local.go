@@ -5,6 +5,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 )
 
@@ -31,17 +32,19 @@ const (
 // local is a Responder beside the TAP. The receiving goroutine sleeps in a read of the TAP, whose deadline is its only timer: for
 // what the responder has to send later, and in the past to wake it at once.
 type local struct {
-	r    Responder
-	news chan struct{} // holds one: look at the responder before you sleep
+	r      Responder
+	counts *metrics.MMDS
+	news   chan struct{} // holds one: look at the responder before you sleep
 	// buf is a copy of a frame from the guest, behind its header, for the sending goroutine.
 	buf []byte
 	// taps says whose turn it is: after a frame of the responder's the TAP's, so that neither has the other wait for ever.
 	taps bool
 }
 
-// Answer has r answer frames that are for it. It must be called before the device is first activated.
-func (d *Device) Answer(r Responder) {
-	d.local = &local{r: r, news: make(chan struct{}, 1), buf: make([]byte, headerSize+maxLocal)}
+// Answer has r answer frames that are for it; those that are given to it and that come of it are counted in counts. It must be called
+// before the device is first activated.
+func (d *Device) Answer(r Responder, counts *metrics.MMDS) {
+	d.local = &local{r: r, counts: counts, news: make(chan struct{}, 1), buf: make([]byte, headerSize+maxLocal)}
 }
 
 // begin forgets what the last driver has left behind.
@@ -62,7 +65,9 @@ func (t *tx) detour(l *local) bool {
 	if n < headerSize || !l.r.Wants(l.buf[headerSize:n]) {
 		return false
 	}
+	l.counts.RxAccepted.Inc()
 	if t.chain.ReadableLen() > len(l.buf) {
+		l.counts.RxAcceptedErr.Inc()
 		return true
 	}
 	n = gather(l.buf, t.chain.Readable)
@@ -105,6 +110,8 @@ func (r *rx) frame() (n, direct int, err error) {
 		size, wait := l.r.Next(r.spill[0][headerSize:])
 		if size > 0 {
 			l.taps = true
+			l.counts.TxFrames.Inc()
+			l.counts.TxBytes.Add(uint64(size))
 			clear(r.spill[0][:headerSize])
 			return headerSize + size, 0, nil
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
 )
 
 // echo is a responder for frames of its own Ethernet type: it sends them back.
@@ -78,7 +79,7 @@ func local1(n int) []byte {
 func newLocalGuest(tb testing.TB, cfg config.NetworkInterface) (*guest, *echo) {
 	e := &echo{}
 	cfg.IfaceID = "eth0"
-	return newGuest(tb, cfg, func(d *Device) { d.Answer(e) }), e
+	return newGuest(tb, cfg, func(d *Device) { d.Answer(e, new(metrics.MMDS)) }), e
 }
 
 func TestLocal(t *testing.T) {
@@ -114,6 +115,15 @@ func TestLocal(t *testing.T) {
 	g.silent()
 	if len(e.frames) != 0 {
 		t.Errorf("%d frames", len(e.frames))
+	}
+	c := g.dev.local.counts
+	for name, v := range map[string][2]uint64{
+		"rx_accepted": {c.RxAccepted.Count(), 7}, "rx_accepted_err": {c.RxAcceptedErr.Count(), 2},
+		"tx_frames": {c.TxFrames.Count(), 5}, "tx_bytes": {c.TxBytes.Count(), 60 + 14 + 1514 + maxLocal + 1000},
+	} {
+		if v[0] != v[1] {
+			t.Errorf("%s is %d, want %d", name, v[0], v[1])
+		}
 	}
 	// Others go to the TAP and come from there.
 	g.Do(g.tx, g.put(frame(70)), nil)
