@@ -79,12 +79,13 @@ func TestLogForm(t *testing.T) {
 		want []string
 		not  string
 	}{
-		{"command line", []string{"--log-path", "$LOG"}, "", []string{stamp + `\[vm-7:main\] Running fc-vmm `, stamp + `\[vm-7:fc_api\] API: request refused error="`}, "INFO"},
+		{"command line", []string{"--log-path", "$LOG"}, "", []string{stamp + `\[vm-7:main\] Running fc-vmm `, stamp + `\[vm-7:fc_api\] API: request received method=GET path=/\n`, stamp + `\[vm-7:fc_api\] API: request refused error="`}, "INFO"},
 		{"level and origin", []string{"--log-path=$LOG", "--show-level", "--show-log-origin"}, "",
 			[]string{stamp + `\[vm-7:main:INFO:cmd/fc-vmm/observe\.go:\d+\] Running`, stamp + `\[vm-7:fc_api:INFO:pkg/vmm/api/server\.go:\d+\] API: request refused`}, "level="},
 		{"module", []string{"--log-path=$LOG", "--module", "vmm/api"}, "", []string{stamp + `\[vm-7:fc_api\] API: request refused`}, "Running"},
-		{"too low", []string{"--log-path=$LOG", "--level", "WARNING"}, "", nil, "refused"},
-		{"API", nil, `{"log_path": "$LOG", "show_level": true}`, []string{stamp + `\[vm-7:fc_api:INFO\] API: request refused`}, "Running"},
+		{"too low", []string{"--log-path=$LOG", "--level", "WARNING"}, "", nil, "request"},
+		{"API", []string{"--level", "Off"}, `{"log_path": "$LOG", "show_level": true}`,
+			[]string{stamp + `\[vm-7:fc_api:INFO\] API: request received method=PUT path=/nothing\n`, stamp + `\[vm-7:fc_api:INFO\] API: request refused`}, "Running"},
 		{"API after the command line", []string{"--log-path", "/dev/null", "--show-log-origin"}, `{"log_path": "$LOG"}`,
 			[]string{stamp + `\[vm-7:fc_api:pkg/vmm/api/server\.go:\d+\] API: request refused`}, "Running"},
 	}

@@ -76,7 +76,7 @@ func fakeLogger(args []string) {
 	}
 	all.Wait()
 	if fake == "linger" {
-		select {}
+		time.Sleep(time.Hour) // select {} is a deadlock, with nobody else left
 	}
 	os.Exit(0)
 }

@@ -30,7 +30,9 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*child, 
 			return nsthread.Do(start, nsthread.Namespace{File: o.Network, Kind: unix.CLONE_NEWNET})
 		},
 	}
-	if o.Settings.Debug {
+	if !o.Settings.Debug {
+		r.args = append(r.args, "--level", "warn") // the shim knows what it has asked for
+	} else {
 		var now unix.Timespec
 		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // every kernel has it
 		r.args = append(r.args, "--level", "debug", "--boot-timer", "--start-time-us", strconv.FormatInt(now.Nano()/1000, 10))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
@@ -218,5 +219,9 @@ func (m *Machine) end() {
 		m.log.WithError(left).Error("machine was not taken apart cleanly")
 	}
 	m.exit.Err = errors.Join(m.exit.Err, left)
-	entry.Info("machine has ended")
+	level := log.InfoLevel
+	if m.exit.Err != nil || m.exit.Reason == Panicked {
+		level = log.WarnLevel
+	}
+	entry.Log(level, "machine has ended")
 }

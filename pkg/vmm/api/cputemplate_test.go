@@ -87,9 +87,12 @@ func TestCPUTemplateThatCounts(t *testing.T) {
 	}
 }
 
-// Firecracker's sign that a field will go, in the answer's header.
+// Firecracker's sign that something will go, in the answer's header and in the metrics: whether the request is refused for another reason
+// does not matter, unless it is none that can be read.
 func TestDeprecated(t *testing.T) {
 	b := newBench(t)
+	b.must(t, "PUT", "/network-interfaces/eth0", `{"iface_id": "eth0", "host_dev_name": "tap0"}`)
+	calls := uint64(0)
 	for _, c := range []struct {
 		method, path, body string
 		want               string
@@ -100,11 +103,24 @@ func TestDeprecated(t *testing.T) {
 		{"PATCH", "/machine-config", `{"cpu_template": "T3"}`, ""},
 		{"PUT", "/vsock", `{"guest_cid": 3, "uds_path": "` + b.dir + `/v", "vsock_id": "v"}`, "true"},
 		{"PUT", "/vsock", `{"guest_cid": 3, "uds_path": "` + b.dir + `/v"}`, ""},
+		{"PUT", "/mmds/config", `{"network_interfaces": ["eth0"]}`, "true"},
+		{"PUT", "/mmds/config", `{"network_interfaces": ["eth0"], "version": "V1"}`, "true"},
+		{"PUT", "/mmds/config", `{"network_interfaces": ["eth0"], "version": null}`, "true"},
+		{"PUT", "/mmds/config", `{"network_interfaces": ["nope"], "version": "V1"}`, "true"},
+		{"PUT", "/mmds/config", `{"network_interfaces": ["eth0"], "version": "V2"}`, ""},
+		{"PUT", "/mmds/config", `{"network_interfaces": "eth0"}`, ""},
+		{"PUT", "/mmds", `{"version": "V1"}`, ""},
 	} {
 		w := httptest.NewRecorder()
 		b.ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
 		if got := w.Header().Get("Deprecation"); got != c.want {
 			t.Errorf("%s %s %s: Deprecation is %q, want %q (%d)", c.method, c.path, c.body, got, c.want, w.Code)
+		}
+		if c.want != "" {
+			calls++
+		}
+		if got := b.metrics.DeprecatedAPI.HTTPCalls.Count(); got != calls {
+			t.Fatalf("%s %s %s: deprecated_http_api_calls is %d, want %d", c.method, c.path, c.body, got, calls)
 		}
 	}
 }

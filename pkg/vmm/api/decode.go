@@ -249,8 +249,10 @@ func compact(raw []byte) string {
 }
 
 // shorten bounds what an error repeats of a request.
-func shorten(s string) string {
-	const limit = 64
+func shorten(s string) string { return shortenTo(s, 64) }
+
+// shortenTo cuts a string off behind limit bytes, and shows that.
+func shortenTo(s string, limit int) string {
 	if len(s) > limit {
 		s = strings.ToValidUTF8(s[:limit], "") + "..."
 	}

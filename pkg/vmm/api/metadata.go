@@ -80,6 +80,9 @@ func (s *Server) putMMDSConfig(ctx context.Context, r request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.Version != config.MMDSV2 {
+		r.deprecated("V1 is deprecated. Use V2 instead.")
+	}
 	return set(ctx, s.control, m, setMMDS)
 }
 

@@ -17,8 +17,9 @@ type request struct {
 	method string
 	id     string // from the path
 	body   []byte
-	// deprecated tells client and log that the body has a field which Firecracker will give up.
-	deprecated func(field string)
+	// deprecated tells client, log and metrics that the body asks for something which Firecracker will give up, also if it is refused later.
+	// what is the end of a sentence.
+	deprecated func(what string)
 }
 
 // decode has the whole body read by one of document's methods.
@@ -197,7 +198,7 @@ func (s *Server) putMachine(ctx context.Context, r request) (any, error) {
 		return nil, emptyError(r.method)
 	}
 	if template = slices.Contains(says, "cpu_template"); template {
-		r.deprecated("cpu_template")
+		r.deprecated("cpu_template field is deprecated.")
 	}
 	return nil, s.control.configure(ctx, apply)
 }
@@ -293,7 +294,7 @@ func (s *Server) putVsock(ctx context.Context, r request) (any, error) {
 		return nil, err
 	}
 	if v.VsockID != "" {
-		r.deprecated("vsock_id")
+		r.deprecated("vsock_id field is deprecated.")
 	}
 	return set(ctx, s.control, v, setVsock)
 }

@@ -99,10 +99,31 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) (_ any, err error) {
 	h, id := route(r.Method, r.URL.Path)
 	if h == nil || !strings.HasPrefix(r.URL.Path, "/") || r.URL.RawQuery != "" {
+		logRequest(r, nil)
 		//lint:ignore ST1005 Firecracker's sentence: clients and scripts know it
 		return nil, fmt.Errorf("Invalid request method and/or path: %s %s.", shorten(r.Method), shorten(r.RequestURI))
 	}
 	defer func() { s.count(r.Method, r.URL.Path, err) }()
+	body, err := s.body(w, r)
+	logRequest(r, body)
+	switch {
+	case err != nil:
+		return nil, err
+	case (r.Method == http.MethodGet || r.Method == http.MethodDelete) && len(body) > 0:
+		//lint:ignore ST1005 Firecracker's sentence
+		return nil, fmt.Errorf("%s request cannot have a body.", r.Method)
+	case r.Method != http.MethodGet && r.Method != http.MethodDelete && len(body) == 0 && !mayBeEmpty(r.URL.Path):
+		return nil, emptyError(r.Method)
+	}
+	return h(s, r.Context(), request{method: r.Method, id: id, body: body, deprecated: func(what string) {
+		w.Header().Set("Deprecation", "true")
+		s.metrics.DeprecatedAPI.HTTPCalls.Inc()
+		log.G(r.Context()).Warnf("%s %s: %s", r.Method, r.URL.Path, what)
+	}})
+}
+
+// body reads a request's body, of bounded size.
+func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	limit := int64(s.opts.MaxBody)
 	if r.ContentLength > limit {
 		w.Header().Set("Connection", "close") // else the answer would wait for the body
@@ -115,16 +136,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (_ any, err error
 		return nil, tooLargeError{limit}
 	case err != nil:
 		return nil, fmt.Errorf("the request's body did not arrive: %w", err)
-	case (r.Method == http.MethodGet || r.Method == http.MethodDelete) && len(body) > 0:
-		//lint:ignore ST1005 Firecracker's sentence
-		return nil, fmt.Errorf("%s request cannot have a body.", r.Method)
-	case r.Method != http.MethodGet && r.Method != http.MethodDelete && len(body) == 0 && !mayBeEmpty(r.URL.Path):
-		return nil, emptyError(r.Method)
 	}
-	return h(s, r.Context(), request{method: r.Method, id: id, body: body, deprecated: func(field string) {
-		w.Header().Set("Deprecation", "true")
-		log.G(r.Context()).Warnf("%s %s: %s field is deprecated.", r.Method, r.URL.Path, field)
-	}})
+	return body, nil
 }
 
 // emptyError is for a request that asks for nothing.
