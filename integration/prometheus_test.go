@@ -25,7 +25,7 @@ func TestPrometheus(t *testing.T) {
 	config := c.Config(t, harness.Settings{"metrics_dir": dir})
 	tasks := []*harness.Task{startIdle(t, c, config), startIdle(t, c, config)}
 	path := func(task *harness.Task) string {
-		return filepath.Join(dir, fmt.Sprintf("%s-%s.prom", harness.Namespace, task.ID()))
+		return filepath.Join(dir, fmt.Sprintf("%s@%s.prom", harness.Namespace, task.ID()))
 	}
 	// value is a series' value in a task's file; -1 if it is not there.
 	value := func(task *harness.Task, name, device string) float64 {

@@ -21,7 +21,7 @@ func (s *Settings) metricsPath(namespace, id string) string {
 	if s.MetricsDir == "" {
 		return ""
 	}
-	return prometheus.Path(s.MetricsDir, namespace, id)
+	return prometheus.Path(s.MetricsDir, vmName(namespace, id))
 }
 
 // vmMetrics keeps a VM's metrics in a file, as long as anybody holds the other end of one of its pipes.

@@ -24,7 +24,7 @@ func (w *world) metricsFile() string {
 		w.Fatal(err)
 	}
 	w.write(w.settings, string(text)+"metrics_dir=\""+dir+"\"\n")
-	return filepath.Join(dir, "test-"+cid+".prom")
+	return filepath.Join(dir, "test@"+cid+".prom")
 }
 
 // The file of a VM's metrics is there while the VM is, for everybody to read, and tells whose it is.
@@ -106,7 +106,7 @@ func TestMetricsWaitIsBounded(t *testing.T) {
 // What a shim that was killed has left is removed by `delete`.
 func TestUndoMetrics(t *testing.T) {
 	bundle := t.TempDir()
-	path := filepath.Join(t.TempDir(), "test-"+cid+".prom")
+	path := filepath.Join(t.TempDir(), "test@"+cid+".prom")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

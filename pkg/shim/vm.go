@@ -200,7 +200,7 @@ func (v *vm) describe(o vmOptions) (*config.VM, error) {
 		if err := os.MkdirAll(s.ConsoleLog, 0o700); err != nil {
 			return nil, fmt.Errorf("console_log: %w: %w", err, errdefs.ErrFailedPrecondition)
 		}
-		v.console = filepath.Join(s.ConsoleLog, o.Namespace+"-"+o.ID+".log")
+		v.console = filepath.Join(s.ConsoleLog, vmName(o.Namespace, o.ID)+".log")
 		args = strings.Replace(args, "8250.nr_uarts=0", "8250.nr_uarts=1 console=ttyS0", 1)
 		desc.Serial = &config.Serial{SerialOutPath: v.console, MaxBytes: s.ConsoleLogKiB << 10}
 	}

@@ -27,9 +27,9 @@ import (
 // maxLine bounds a line, in bytes: a machine with all its devices has less than a fifth of that.
 const maxLine = 128 << 10
 
-// Path is the file of a VM in a folder.
-func Path(dir, namespace, id string) string {
-	return filepath.Join(dir, namespace+"-"+id+".prom")
+// Path is the file of a VM in a folder. The name is the caller's affair; two VMs must not have the same.
+func Path(dir, name string) string {
+	return filepath.Join(dir, name+".prom")
 }
 
 // Remove removes the file, and what a death in the middle of its writing may have left. That there is none is no error.

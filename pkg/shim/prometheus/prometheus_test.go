@@ -83,7 +83,7 @@ func TestHostileLines(t *testing.T) {
 // The file comes with the first line and goes with the last; it is never there in part.
 func TestFollow(t *testing.T) {
 	dir := t.TempDir()
-	path := Path(dir, "ns", "pod-1")
+	path := Path(dir, "ns@pod-1")
 	r, w := io.Pipe()
 	other, otherW := io.Pipe()
 	done := make(chan struct{})
@@ -119,7 +119,7 @@ func TestFollow(t *testing.T) {
 		}
 		last = st
 	}
-	if filepath.Base(path) != "ns-pod-1.prom" {
+	if filepath.Base(path) != "ns@pod-1.prom" {
 		t.Error(path)
 	}
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o644 {
@@ -153,12 +153,12 @@ func TestFollow(t *testing.T) {
 
 // A line without an end is not held in memory: then there are no metrics any more.
 func TestEndlessLine(t *testing.T) {
-	path := Path(t.TempDir(), "ns", "pod-1")
+	path := Path(t.TempDir(), "ns@pod-1")
 	Follow(context.Background(), []io.ReadCloser{io.NopCloser(strings.NewReader(strings.Repeat("x", maxLine+1)))}, path, "ns", "pod-1")
 }
 
 func TestRemove(t *testing.T) {
-	path := Path(t.TempDir(), "ns", "pod-1")
+	path := Path(t.TempDir(), "ns@pod-1")
 	for range 2 {
 		if err := Remove(path); err != nil {
 			t.Error(err)
