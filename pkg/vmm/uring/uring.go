@@ -133,6 +133,9 @@ func (r *Ring) Submit() (dropped int, err error) {
 	r.sqTail.Store(r.tail)
 	for tries := 0; r.prepared > 0; {
 		n, err := enter(r.fd, r.prepared)
+		if n == 0 && err == nil {
+			err = unix.EAGAIN // which no kernel does, and must not make this endless
+		}
 		switch {
 		case err == nil:
 			r.prepared -= min(n, r.prepared)
@@ -141,14 +144,19 @@ func (r *Ring) Submit() (dropped int, err error) {
 			tries++
 			time.Sleep(time.Millisecond) // the host has no memory at the moment
 		default:
-			// The kernel looks at the ring in the call only, so what it has not taken can be taken back.
-			dropped = int(r.prepared)
-			r.tail, r.prepared = r.tail-r.prepared, 0
-			r.sqTail.Store(r.tail)
-			return dropped, fmt.Errorf("io_uring_enter: %w", err)
+			return r.Drop(), fmt.Errorf("io_uring_enter: %w", err)
 		}
 	}
 	return 0, nil
+}
+
+// Drop takes back what has been prepared and not been started, and says how much that was. The kernel looks at the ring in Submit's calls
+// only, so that it never starts it.
+func (r *Ring) Drop() int {
+	n := r.prepared
+	r.tail, r.prepared = r.tail-n, 0
+	r.sqTail.Store(r.tail)
+	return int(n)
 }
 
 // Wait sleeps until there may be results, or Wake has been called.

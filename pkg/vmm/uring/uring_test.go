@@ -119,6 +119,28 @@ func TestSubmitFails(t *testing.T) {
 	}
 }
 
+// TestDrop: what is taken back is never begun, and its places serve others.
+func TestDrop(t *testing.T) {
+	r := ring(t, 4)
+	for round := range uint64(3) {
+		r.Fsync(-1, 1)
+		r.Fsync(-1, 2)
+		if n := r.Drop(); n != 2 {
+			t.Fatalf("dropped %d", n)
+		}
+		if n := r.Drop(); n != 0 {
+			t.Fatalf("dropped %d again", n)
+		}
+		r.Fsync(-1, 10+round)
+		if n, err := r.Submit(); n != 0 || err != nil {
+			t.Fatal(n, err)
+		}
+		if got := collect(t, r, 1); len(got) != 1 || got[10+round] != -int32(unix.EBADF) {
+			t.Errorf("%v", got)
+		}
+	}
+}
+
 func TestUnusable(t *testing.T) {
 	if _, err := New(1 << 30); !errors.Is(err, ErrUnusable) {
 		t.Errorf("%v, want %v", err, ErrUnusable)

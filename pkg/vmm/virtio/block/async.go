@@ -24,9 +24,12 @@ var errUnderway = errors.New("request under way")
 // them, another one ends them. Requests of other kinds are carried out by the first, one after another.
 //
 // A flush does not wait for the writes before it: it is for those that the driver has seen end (virtio 1.2 §5.2.6.2).
+//
+// Where the host fails, or the driver breaks its queue, the serving ends as a whole (fail): nothing more is begun, and what the kernel has
+// taken is waited for, by the second goroutine, which thus is the last to end. Until then a reset has not come to its end.
 type engine struct {
 	d      *Device
-	ring   *uring.Ring
+	ring   operations
 	ending virtio.Ending
 
 	// Of a driver.
@@ -35,7 +38,8 @@ type engine struct {
 	irq     virtio.Interrupt
 	taker   sync.WaitGroup
 	ender   sync.WaitGroup
-	over    atomic.Bool // what is under way is abandoned
+	failed  atomic.Bool // fail was called
+	over    atomic.Bool // nothing is begun, and what is under way is abandoned; set with mu held
 	pending atomic.Int32
 
 	mu    sync.Mutex // guards the submission ring, slots and free
@@ -43,6 +47,19 @@ type engine struct {
 	free  []uint32
 
 	used sync.Mutex // the queue's used side
+}
+
+// operations is a uring.Ring.
+type operations interface {
+	Readv(fd int, iov []unix.Iovec, off int64, id uint64)
+	Writev(fd int, iov []unix.Iovec, off int64, flags uint32, id uint64)
+	Fsync(fd int, id uint64)
+	Submit() (dropped int, err error)
+	Drop() int
+	Wait() error
+	Wake()
+	Next() (id uint64, result int32, ok bool)
+	Close() error
 }
 
 // slot is a request under way.
@@ -81,12 +98,12 @@ func (e *engine) start(a virtio.Activation) error {
 	}
 	e.q, e.irq, e.running = a.Queues[0], a.Interrupt, true
 	e.over.Store(false)
+	e.failed.Store(false)
 	s := e.d.serve(a.Features)
 	s.later = func(c *queue.Chain, space int) bool { return e.begin(s, c, space) }
 	e.taker.Go(func() {
 		if err := e.take(s); !errors.Is(err, queue.ErrStopped) {
-			e.d.counts.EventFails.Inc()
-			e.irq.Broken(fmt.Errorf("%s: %w", name, err))
+			e.fail(err)
 		}
 	})
 	e.ender.Go(e.endAll)
@@ -102,11 +119,28 @@ func (e *engine) stop() error {
 	e.q.Stop()
 	return e.ending.Await(func() {
 		e.taker.Wait()
-		e.over.Store(true)
-		e.ring.Wake()
+		e.abandon()
 		e.ender.Wait()
 		e.reclaim()
 	})
+}
+
+// abandon has nothing more begun, and no result told.
+func (e *engine) abandon() {
+	e.mu.Lock()
+	e.over.Store(true)
+	e.mu.Unlock()
+	e.ring.Wake()
+}
+
+// fail ends the serving, and tells the driver, the first time that it is called.
+func (e *engine) fail(err error) {
+	e.abandon()
+	e.q.Stop()
+	if !e.failed.Swap(true) {
+		e.d.counts.EventFails.Inc()
+		e.irq.Broken(fmt.Errorf("drive %s: %w", e.d.id, err))
+	}
 }
 
 // reclaim gives back what requests have that the host did not take. Nothing is under way.
@@ -230,7 +264,8 @@ func (e *engine) prepare(id uint32) {
 	}
 }
 
-// submit begins what has been prepared. What the host does not take is lost with the queue.
+// submit begins what has been prepared. After an error, which is queue.ErrStopped once the engine is over, what the host has not taken is
+// lost with the queue.
 func (e *engine) submit() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -238,6 +273,11 @@ func (e *engine) submit() error {
 }
 
 func (e *engine) submitLocked() error {
+	if e.over.Load() {
+		e.pending.Add(-int32(e.ring.Drop()))
+		e.ring.Wake() // endAll may have waited for them
+		return queue.ErrStopped
+	}
 	dropped, err := e.ring.Submit()
 	if err == nil {
 		return nil
@@ -246,8 +286,13 @@ func (e *engine) submitLocked() error {
 	return fmt.Errorf("%d requests: %w", dropped, err)
 }
 
-// endAll ends requests until the last one after stop.
+// pause is how often endAll looks for results that nobody tells of.
+const pause = 10 * time.Millisecond
+
+// endAll ends requests until the last one after abandon. Whatever fails, it does not return before: the kernel may write to guest memory
+// until it has given its result.
 func (e *engine) endAll() {
+	deaf := false // nobody tells of results; they come all the same
 	for {
 		ended := false
 		for {
@@ -255,8 +300,8 @@ func (e *engine) endAll() {
 			if !ok {
 				break
 			}
-			if err := e.end(uint32(id), result); err != nil {
-				e.irq.Broken(fmt.Errorf("drive %s: %w", e.d.id, err))
+			if err := e.end(uint32(id), result); err != nil && !errors.Is(err, queue.ErrStopped) {
+				e.fail(err)
 			}
 			ended = true
 		}
@@ -266,27 +311,29 @@ func (e *engine) endAll() {
 		if e.over.Load() && e.pending.Load() == 0 {
 			return
 		}
-		if err := e.ring.Wait(); err != nil {
-			e.irq.Broken(fmt.Errorf("drive %s: waiting for io_uring: %w", e.d.id, err))
-			return
+		if deaf {
+			time.Sleep(pause)
+		} else if err := e.ring.Wait(); err != nil {
+			deaf = true
+			e.fail(fmt.Errorf("waiting for io_uring: %w", err))
 		}
 	}
 }
 
 // end takes a result, which may be a part of what was asked for: then the rest is begun.
 func (e *engine) end(id uint32, result int32) error {
-	over := e.over.Load()
-	head, written, ended, err := e.settle(id, result, over)
-	if !ended || over {
+	head, written, told, err := e.settle(id, result)
+	if !told {
 		return err
 	}
 	return e.push(head, written)
 }
 
-// settle does end's work but for the queue's. ended is false for a request that goes on.
-func (e *engine) settle(id uint32, result int32, over bool) (head uint16, written uint32, ended bool, err error) {
+// settle does end's work but for the queue's. told is false for a request that goes on, or is abandoned.
+func (e *engine) settle(id uint32, result int32) (head uint16, written uint32, told bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	over := e.over.Load()
 	o := &e.slots[id]
 	status, again := byte(statusIOErr), result == -int32(unix.EINTR) || result == -int32(unix.EAGAIN)
 	switch {
@@ -315,7 +362,7 @@ func (e *engine) settle(id uint32, result int32, over bool) (head uint16, writte
 	o.disk, o.status = nil, nil
 	e.free = append(e.free, id)
 	e.pending.Add(-1)
-	return head, written, true, nil
+	return head, written, !over, nil
 }
 
 func (e *engine) push(head uint16, written uint32) error {

@@ -116,14 +116,14 @@ func TestSettle(t *testing.T) {
 	clear(mem[4096:8704])
 	copy(mem[4096:], data[1024:1724])
 	for _, n := range []int32{700, -int32(unix.EINTR), -int32(unix.EAGAIN)} {
-		if _, _, ended, err := e.settle(id, n, false); ended || err != nil {
+		if _, _, ended, err := e.settle(id, n); ended || err != nil {
 			t.Fatalf("after %d: %v, %v", n, ended, err)
 		}
 		if got := result(); got != 836 {
 			t.Fatalf("the rest is %d bytes", got)
 		}
 	}
-	if head, n, ended, err := e.settle(id, 836, false); head != 7 || n != 1537 || !ended || err != nil || mem[16] != statusOK {
+	if head, n, ended, err := e.settle(id, 836); head != 7 || n != 1537 || !ended || err != nil || mem[16] != statusOK {
 		t.Errorf("chain %d, %d bytes, %v, %v, status %d", head, n, ended, err, mem[16])
 	}
 	if !bytes.Equal(append(mem[4096:5120:5120], mem[8192:8704]...), data[1024:2560]) {
@@ -132,7 +132,7 @@ func TestSettle(t *testing.T) {
 	for _, n := range []int32{0, -int32(unix.EIO), 1537} {
 		id := begin()
 		result()
-		if _, written, ended, err := e.settle(id, n, false); written != 1 || !ended || err != nil || mem[16] != statusIOErr {
+		if _, written, ended, err := e.settle(id, n); written != 1 || !ended || err != nil || mem[16] != statusIOErr {
 			t.Errorf("result %d: %d bytes, %v, %v, status %d", n, written, ended, err, mem[16])
 		}
 	}
@@ -140,8 +140,9 @@ func TestSettle(t *testing.T) {
 	id = begin()
 	result()
 	mem[16] = 0xee
-	if _, _, ended, _ := e.settle(id, 700, true); !ended || mem[16] != 0xee {
-		t.Errorf("%v, status %#x", ended, mem[16])
+	e.abandon()
+	if _, _, told, err := e.settle(id, 700); told || err != nil || mem[16] != 0xee {
+		t.Errorf("%v, %v, status %#x", told, err, mem[16])
 	}
 	if e.pending.Load() != 0 || d.backing.busy != 0 {
 		t.Errorf("%d under way, %d at the file", e.pending.Load(), d.backing.busy)
