@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -44,6 +45,8 @@ type vm struct {
 	console string // the console log, empty for none
 	metrics *vmMetrics
 	control *net.UnixListener
+
+	filesFirst atomic.Bool // the file server ended before fc-vmm did
 
 	mu       sync.Mutex
 	agent    *agent.Client // nil until ready
@@ -281,6 +284,7 @@ func (v *vm) watchFiles(ctx context.Context) {
 	select {
 	case <-v.process.done:
 	case <-v.files.done:
+		v.filesFirst.Store(!isClosed(v.process.done))
 		if err := v.process.kill(); err != nil {
 			log.G(ctx).WithError(err).Error("the VM's file server has gone, the VM has not")
 		}
@@ -315,18 +319,24 @@ func (v *vm) explain(err error) error {
 	return err
 }
 
-// died is why the VM has ended: because of its file server, if that was first, as fc-vmm is killed then. It is nil as long as both live.
+// died is why the VM has ended: because of its file server, if that was first, as fc-vmm is killed then; the other way round, the server is.
+// It is nil as long as both live.
 func (v *vm) died() error {
-	select {
-	case <-v.files.done:
-		return v.files.err
-	default:
-	}
-	select {
-	case <-v.process.done:
+	switch {
+	case isClosed(v.process.done) && !v.filesFirst.Load():
 		return v.process.err
+	case isClosed(v.files.done):
+		return v.files.err
+	}
+	return nil
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
 	default:
-		return nil
+		return false
 	}
 }
 
