@@ -5,8 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,10 +16,9 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
 )
 
-// A guest measures its limits by its own clock: a drive's bytes, the entropy device's requests, and, after an update, the drive's
-// requests. It sees the drive's other file, and that one grow, and has a piece of it discarded. At last the machine is paused, resumed and closed while a request
-// waits for ever.
-func TestKernelLimits(t *testing.T) {
+// A guest sees a drive's other file, and that one grow, and has a piece of it discarded. At last the machine is paused, resumed and closed
+// while a request waits for ever.
+func TestKernelUpdate(t *testing.T) {
 	vmmtest.NeedKVM(t)
 	dir := t.TempDir()
 	file := func(name string, size int) string {
@@ -33,21 +30,12 @@ func TestKernelLimits(t *testing.T) {
 	}
 	first, second := file("the first file", 8<<20), file("the second file", 12<<20)
 	const script = `exec >/dev/console
-rate() { # what command...: three times, after one that empties the bucket
-	what=$1; shift; "$@" of=/dev/null 2>/dev/null
-	for i in 1 2 3; do
-		a=$(cut -d' ' -f1 /proc/uptime); "$@" of=/dev/null 2>/dev/null; echo "$what: $a $(cut -d' ' -f1 /proc/uptime)"
-	done
-}
 expect() { # what sectors
 	echo "want $1"
 	while [ $(cat /sys/block/vda/size) != $2 ]; do usleep 20000; done
 	echo "$1: $2 sectors, $(dd if=/dev/vda iflag=direct bs=4k count=1 2>/dev/null | head -n 1)"
 }
-rate bytes dd if=/dev/vda iflag=direct bs=32k count=125
-rate entropy dd if=/dev/hwrng bs=64 count=200
 expect another 24576
-rate requests dd if=/dev/vda iflag=direct bs=4k count=200
 expect larger 32768
 blkdiscard -o 8388608 -l 1048576 /dev/vda && echo "discarded"
 echo "want block"
@@ -56,9 +44,7 @@ echo "went on"`
 	m, out := startKernel(t, config.VM{
 		Machine:    config.Machine{VCPUCount: 1, MemSizeMiB: 128},
 		BootSource: bootSource(vmmtest.Kernel(t), vmmtest.Busybox(t, script)),
-		Drives: []config.Drive{{DriveID: "data", PathOnHost: first, RateLimiter: &config.RateLimiter{
-			Bandwidth: &config.TokenBucket{Size: 150 << 10, RefillTime: 150}}}},
-		Entropy: &config.Entropy{RateLimiter: &config.RateLimiter{Ops: &config.TokenBucket{Size: 5, RefillTime: 100}}},
+		Drives:     []config.Drive{{DriveID: "data", PathOnHost: first}},
 	})
 	ctx := context.Background()
 	await := func(text string) {
@@ -76,8 +62,7 @@ echo "went on"`
 		}
 	}
 	await("want another")
-	update(config.DriveUpdate{DriveID: "data", PathOnHost: second, RateLimiter: &config.RateLimiter{
-		Bandwidth: &config.TokenBucket{}, Ops: &config.TokenBucket{Size: 5, RefillTime: 100}}})
+	update(config.DriveUpdate{DriveID: "data", PathOnHost: second})
 	await("want larger")
 	if err := os.Truncate(second, 16<<20); err != nil {
 		t.Fatal(err)
@@ -108,34 +93,8 @@ echo "went on"`
 	if strings.Contains(out.String(), "went on") {
 		t.Error("a request went through that should wait for days")
 	}
-	for _, what := range []string{"bytes", "entropy", "requests"} {
-		checkTimes(t, out.String(), what, 4)
-	}
 	if err := m.UpdateDrive(ctx, config.DriveUpdate{DriveID: "data", PathOnHost: second}); !errors.Is(err, ErrState) {
 		t.Errorf("update of a machine that has ended: %v", err)
-	}
-}
-
-// checkTimes wants each of a guest's measurements to be no shorter than its limit has it, within 5 %; what the bucket gains between two
-// of them is less than that. How much longer they are is for the log: a guest on a busy host has not always something to send.
-func checkTimes(t *testing.T, console, what string, seconds float64) {
-	t.Helper()
-	shortest := 0.0
-	all := regexp.MustCompile(what+`: ([0-9.]+) ([0-9.]+)\r?\n`).FindAllStringSubmatch(console, -1)
-	for _, m := range all {
-		begin, _ := strconv.ParseFloat(m[1], 64)
-		end, _ := strconv.ParseFloat(m[2], 64)
-		took := end - begin
-		t.Logf("%s: %.2f s of the guest's clock, want %.2f", what, took, seconds)
-		if took < 0.95*seconds {
-			t.Errorf("%s: %.2f s, want at least %.2f", what, took, 0.95*seconds)
-		}
-		if shortest == 0 || took < shortest {
-			shortest = took
-		}
-	}
-	if len(all) != 3 || shortest > 5*seconds {
-		t.Errorf("%s: %d measurements, the shortest %.2f s, want 3, and about %.2f s", what, len(all), shortest, seconds)
 	}
 }
 
