@@ -23,7 +23,7 @@ const (
 	limitsError  = 0.05
 	// limitsPeriod is what a bucket holds, as the time that fills it. A guest that does not run for a while gets so much more afterwards: well
 	// within limitsError of a window.
-	limitsPeriod = limitsWindow / 40
+	limitsPeriod = limitsWindow / 25
 )
 
 // limitKind is the one of a limiter's buckets that is in use.
@@ -69,9 +69,9 @@ type limitedGuest struct {
 	perSecond uint64
 }
 
-// entropyPerSecond is the limit of the entropy device, which cannot be changed, in requests. The guest's kernel takes one or two a second
-// for itself.
-const entropyPerSecond = 100
+// entropyPerSecond is the limit of the entropy device, which cannot be changed, in requests. A guest
+// has one of these at a time.
+const entropyPerSecond = 20
 
 func startLimited(t *testing.T, kind limitKind) *limitedGuest {
 	t.Helper()
