@@ -21,8 +21,9 @@ func TestFreePageReporting(t *testing.T) {
 	defer out.Close()
 	config := c.Config(t, harness.Settings{"memory_mib": 256, "free_page_reporting": true})
 	task := c.StartTask(t, config, in, oci.WithProcessArgs("sh", "-c",
-		`dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null; echo filled; read go; rm /dev/shm/x; echo freed; read go`))
+		`echo "fraction $(cat /proc/sys/vm/percpu_pagelist_high_fraction)"; dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null; echo filled; read go; rm /dev/shm/x; echo freed; read go`))
 	ram := func() int64 { return c.Usages(t, task.ID())[harness.VMM].GuestRAM >> 20 }
+	task.Stdout.Await(t, "fraction 1024\n", harness.Slow(time.Minute)) // the agent has set that
 	task.Stdout.Await(t, "filled", harness.Slow(time.Minute))
 	full := ram()
 	if full < mib {

@@ -3,8 +3,9 @@
 // The VM is for the shim's containers alone. When the connection to the shim ends, nobody can reach them any more, and the VM
 // powers off; when the agent itself fails, it exits, which the kernel answers with a panic, and the VMM reports that apart.
 // There is no login, no other service, and no configuration but the kernel's command line: fc_log=debug makes the agent talk
-// more, fc_boot_timer=1 has it tell the VMM's boot timer first of all that it runs (the kernel hands what it does not know
-// itself to PID 1 as environment, but for names with a dot, which it takes for a module's parameters).
+// more, fc_boot_timer=1 has it tell the VMM's boot timer first of all that it runs, fc_free_page_reporting=1 has it set the kernel to
+// keep few free pages from the host (the kernel hands what it does not know itself to PID 1 as environment, but for names with a
+// dot, which it takes for a module's parameters).
 package main
 
 import (
@@ -81,6 +82,11 @@ func run(ctx context.Context, began time.Time, started time.Duration) error {
 	}
 	if err != nil {
 		return fmt.Errorf("set the guest up: %w", err)
+	}
+	if os.Getenv("fc_free_page_reporting") != "" {
+		if err := setup.ShortenFreeLists(); err != nil {
+			log.G(ctx).WithError(err).Warn("the host gets less of the free memory back")
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

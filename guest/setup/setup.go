@@ -57,6 +57,12 @@ func Run() (warnings []error, err error) {
 	return warnings, DelegateCgroups(CgroupRoot)
 }
 
+// ShortenFreeLists has the kernel report most of what is free to the host. What lies in a CPU's own list of free pages is not reported, and
+// such a list may by default have 27 MiB of a guest of 1 GiB; now it has a 1024th of the memory, or 1 MiB.
+func ShortenFreeLists() error {
+	return os.WriteFile("/proc/sys/vm/percpu_pagelist_high_fraction", []byte("1024"), 0)
+}
+
 // DelegateCgroups makes every controller of the cgroup at dir available to its children.
 func DelegateCgroups(dir string) error {
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))

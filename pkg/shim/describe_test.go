@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
@@ -19,6 +20,9 @@ func TestDescribeBalloon(t *testing.T) {
 		}
 		if !on && desc.Balloon != nil || on && (desc.Balloon == nil || *desc.Balloon != config.Balloon{FreePageReporting: true}) {
 			t.Errorf("with free_page_reporting = %v: %+v", on, desc.Balloon)
+		}
+		if args := *desc.BootSource.BootArgs; strings.Contains(args, "fc_free_page_reporting=1") != on {
+			t.Errorf("with free_page_reporting = %v: %q", on, args)
 		}
 	}
 }

@@ -198,6 +198,7 @@ func (v *vm) describe(o vmOptions) (*config.VM, error) {
 	}
 	if s.FreePageReporting {
 		desc.Balloon = &config.Balloon{FreePageReporting: true}
+		args += " fc_free_page_reporting=1"
 	}
 	if s.ConsoleLog != "" {
 		if err := os.MkdirAll(s.ConsoleLog, 0o700); err != nil {
