@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -37,7 +38,8 @@ func startBalloon(t *testing.T, mib int, b config.Balloon, script string) *ballo
 	}
 	const functions = `dmesg -n 1; exec >/dev/console 2>&1
 mount -t tmpfs -o size=100% tmpfs /mnt
-await() { while [ $(cat /sys/block/vda/size) != $1 ]; do usleep 20000; done; }
+echo 1024 >/proc/sys/vm/percpu_pagelist_high_fraction # as the agent does
+await() { while read s </sys/block/vda/size; [ $s != $1 ]; do usleep ${pause-20000}; done; }
 fill() { dd if=/dev/zero of=/mnt/$1 bs=1M count=$2 2>/dev/null; }
 killed() { dmesg | grep -c 'Out of memory'; }
 cp /bin/busybox /mnt/kept; sum=$(md5sum </mnt/kept)
@@ -71,7 +73,8 @@ func (g *balloonGuest) await(what string, f func() bool) {
 	for begin := time.Now(); !f(); time.Sleep(10 * time.Millisecond) {
 		if g.m.State() == config.Ended || time.Since(begin) > bootTimeout {
 			st, err := g.m.BalloonStatistics()
-			g.Fatalf("not within %v: %s; %d MiB are resident, statistics %+v, %v", bootTimeout, what, g.resident(), st, err)
+			all, _ := json.Marshal(st)
+			g.Fatalf("not within %v: %s; %d MiB are resident, statistics %s, %v", bootTimeout, what, g.resident(), all, err)
 		}
 	}
 }
@@ -102,6 +105,18 @@ func (g *balloonGuest) size() int {
 	return int(st.ActualMiB)
 }
 
+// updates is how often the guest has told its statistics.
+func (g *balloonGuest) updates() uint64 { return g.m.Metrics().Balloon.StatsUpdates.Count() }
+
+// free is how much memory the guest says it does not use, in MiB, after it has told its statistics more than so many times.
+func (g *balloonGuest) free(updates uint64) int {
+	g.Helper()
+	g.await("statistics", func() bool { return g.updates() > updates })
+	st, err := g.m.BalloonStatistics()
+	g.must(err)
+	return int(*st.FreeMemory >> 20)
+}
+
 // resize asks for a balloon.
 func (g *balloonGuest) resize(mib int) {
 	g.Helper()
@@ -129,6 +144,7 @@ func (g *balloonGuest) touched(mib int, filled func()) int {
 func TestKernelBalloon(t *testing.T) {
 	vmmtest.NeedKVM(t)
 	g := startBalloon(t, 256, config.Balloon{StatsPollingIntervalS: 3600}, `
+echo 3 >/proc/sys/vm/nr_hugepages; echo 0 >/proc/sys/vm/nr_hugepages
 echo "ready"
 await 2; fill x 96; echo "filled 2"; await 3; rm /mnt/x; echo "freed 3"
 await 4; kept
@@ -154,6 +170,13 @@ await 6; kept; fill y 96 && echo "filled again"`)
 		g.must(err)
 		return *st.FreeMemory
 	}
+	// The other tags are of later kernels.
+	g.await("all statistics", func() bool {
+		st, err := g.m.BalloonStatistics()
+		g.must(err)
+		return st.SwapIn != nil && *st.SwapIn == 0 && st.SwapOut != nil && *st.SwapOut == 0 && st.MajorFaults != nil && st.MinorFaults != nil &&
+			*st.MinorFaults > *st.MajorFaults && st.HugetlbAllocations != nil && *st.HugetlbAllocations == 3 && st.HugetlbFailures != nil && *st.HugetlbFailures == 0
+	})
 	full := g.touched(96, func() { g.await("less free memory", func() bool { return free() < *first.FreeMemory-64<<20 }) })
 	g.await("more free memory", func() bool { return free() > *first.FreeMemory-32<<20 })
 	if err := g.m.UpdateBalloonStatistics(ctx, config.BalloonStatisticsUpdate{}); !errors.Is(err, balloon.ErrStatisticsSwitch) {
