@@ -40,7 +40,7 @@ bench: build tools ## speed and weight beside runc's and QEMU's; a table, bin/be
 bench-check: build tools ## what SPECIFICATION.md promises, measured
 	@scripts/bench.sh -check
 
-stress: build tools ## hours of cycles, crowds, execs, deaths at random moments, much output, requests at random; PARTS="cycles deaths" chooses
+stress: build tools ## hours of cycles, crowds, execs, deaths at random moments, much output, requests at random, more memory in guests than there is; PARTS="cycles deaths" chooses
 	@scripts/stress.sh $(PARTS)
 
 build: product kernel guest ## bin/: the shim, fc-vmm, vmlinux, guest.img

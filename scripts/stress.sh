@@ -7,16 +7,17 @@
 #   streams  STREAM_MIB=1024 through one container's output, byte-exact
 #   api      API_SECONDS=600 of requests at random to fc-vmm; SEED=… repeats a choice of them
 #   hostile  HOSTILE_SECONDS=600 of a bare-metal guest that writes malicious rings to every device; SEED=… repeats a choice of them
+#   oversubscribe  OVERSUBSCRIBE=20 machines of 1 GiB, each of which fills 64 MiB and gives them back
 # In each, nothing may be left behind, and the memory of those who live on must stay flat: the tests say what they measured.
 # Where the machine is emulated, cycles and deaths are done in portions (PORTION=100 cycles, a quarter of the deaths), each in a
 # machine of its own, and a portion that fails there is done once more, and told: the emulation has faults of its own. What is left
 # behind, memory that grows, and a panic are no faults of an emulation's: those fail at once.
 . "$(dirname "$0")/lib.sh"
 
-tests=(cycles crowd execs deaths streams api hostile)
+tests=(cycles crowd execs deaths streams api hostile oversubscribe)
 declare -A name=([cycles]=TestCycles [crowd]=TestTenAtOnce [execs]=TestManyExecs [deaths]=TestDeathsAtRandomMoments [streams]=TestMuchOutput [api]=TestFuzz
-	[hostile]=TestHostileGuest)
-declare -A package=([api]=integration/apitest [hostile]=cmd/fc-vmm) # else integration
+	[hostile]=TestHostileGuest [oversubscribe]=TestOversubscription)
+declare -A package=([api]=integration/apitest [hostile]=cmd/fc-vmm [oversubscribe]=pkg/vmm) # else integration
 cycles=${CYCLES:-500} deaths=${DEATHS:-20} portion=${PORTION:-100}
 logs=$cache/logs failed=0 part_no=0 again=()
 mkdir -p "$logs"
@@ -89,6 +90,7 @@ for what in "$@"; do
 		done
 		;;
 	hostile) part hostile $((600 + 2 * ${HOSTILE_SECONDS:-600})) FC_HOSTILE_SECONDS="${HOSTILE_SECONDS:-600}" FC_HOSTILE_SEED="${SEED:-$((RANDOM + 1))}" ;;
+	oversubscribe) part oversubscribe $((600 + 60 * ${OVERSUBSCRIBE:-20})) FC_OVERSUBSCRIBE="${OVERSUBSCRIBE:-20}" ;;
 	streams) part streams $((600 + 2 * ${STREAM_MIB:-1024})) FC_STREAM_MIB="${STREAM_MIB:-1024}" ;;
 	api) part api $((300 + 2 * ${API_SECONDS:-600})) FC_API_SECONDS="${API_SECONDS:-600}" FC_SEED="${SEED:-$((RANDOM + 1))}" ;;
 	*) die "$what is none of ${tests[*]}" ;;
