@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/fcshim/containerd-shim-fc-v2/integration/bench/guest/task"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
 // BenchmarkBoot is the start of a machine with 128 MiB and no console, until its init runs: ms from the moment that it is told to,
@@ -21,6 +22,27 @@ func BenchmarkBoot(b *testing.B) {
 					m["ms-exec"], m["ms-api"] = ms(v.booted.Sub(v.began)), ms(v.answered.Sub(v.began))
 				}
 				return m
+			})
+		})
+	}
+}
+
+// BenchmarkBootBalloon is what a balloon adds to BenchmarkBoot: by itself, and one that reports free pages, as a container's does.
+func BenchmarkBootBalloon(b *testing.B) {
+	mayRunVMs(b)
+	for _, c := range []struct {
+		name    string
+		balloon *config.Balloon
+	}{
+		{"plain", &config.Balloon{}},
+		{"reporting", &config.Balloon{FreePageReporting: true}},
+	} {
+		b.Run(c.name+"/fc", func(b *testing.B) {
+			image(b)
+			rounds(b, func() metrics {
+				v := fcVMM().boot(b, machine{memMiB: 128, balloon: c.balloon, task: task.Task{Work: task.Boot}})
+				defer v.stop()
+				return metrics{"ms": ms(v.booted.Sub(v.started))}
 			})
 		})
 	}

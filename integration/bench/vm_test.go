@@ -39,6 +39,8 @@ type machine struct {
 	share  string // a folder that the guest finds as task.Tag; empty for none
 	tap    string // the host's end of its network interface; empty for none
 	vsock  bool
+	// balloon is fc-vmm's alone; nil for none.
+	balloon *config.Balloon
 	// serve makes the host's end of what the guest does over its network or sockets, before there is a guest; nil for none.
 	serve func(v *vm)
 }

@@ -112,6 +112,9 @@ func (v *vm) configure(m machine) {
 	if m.vsock {
 		steps = append(steps, func() error { return c.PutVsock(ctx, config.Vsock{GuestCID: guestCID, UDSPath: v.vsockPath()}) })
 	}
+	if m.balloon != nil {
+		steps = append(steps, func() error { return c.PutBalloon(ctx, *m.balloon) })
+	}
 	steps = append(steps, func() error {
 		v.started = time.Now()
 		return c.Start(ctx)

@@ -25,7 +25,7 @@ func full() []part {
 		{name: "execs", bench: "^BenchmarkExecs$", rounds: 1, limit: 120 * time.Minute, env: []string{"FC_BENCH_EXECS=10000"}},
 		{name: "run", bench: "^Benchmark(Run|Exec|Task)$", rounds: 15, limit: 30 * time.Minute},
 		{name: "start", bench: "^BenchmarkStart$", limit: 40 * time.Minute},
-		{name: "boot", bench: "^Benchmark(Boot|Socket)$", limit: 30 * time.Minute},
+		{name: "boot", bench: "^Benchmark(Boot|BootBalloon|Socket)$", limit: 30 * time.Minute},
 		{name: "block", bench: "^BenchmarkBlock$", rounds: 3, limit: 40 * time.Minute},
 		{name: "fs", bench: "^BenchmarkFS$", rounds: 3, limit: 60 * time.Minute},
 		{name: "net", bench: "^BenchmarkNet$", rounds: 3, limit: 40 * time.Minute},
