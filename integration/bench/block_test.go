@@ -67,7 +67,7 @@ func perform(b *testing.B, v *vm, op operation) {
 func BenchmarkBlock(b *testing.B) {
 	mayRunVMs(b)
 	const size, block, count = 64 * mib, 128 << 10, 4000
-	peers := append([]vmm{fcVMM(), qemu(b, "qemu")}, firecracker()...)
+	peers := append([]vmm{fcVMM(), fcAsync(), qemu(b, "qemu")}, firecracker()...)
 	compare(b, peers, []operation{
 		{"read-seq", task.Task{Work: task.BlockRead, Bytes: size, Block: block, Depth: 1}, mibPerSecond},
 		{"write-seq", task.Task{Work: task.BlockWrite, Bytes: size, Block: block, Depth: 1}, mibPerSecond},
@@ -83,6 +83,21 @@ func BenchmarkBlock(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkReaders is random reads by a reader for each CPU, each with so many under way.
+func BenchmarkReaders(b *testing.B) {
+	mayRunVMs(b)
+	const size, count = 64 * mib, 8000
+	for _, cpus := range []int{1, 2, 4} {
+		for _, depth := range []int{1, 16} {
+			t := task.Task{Work: task.BlockRead, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: depth, Readers: cpus}
+			compare(b, []vmm{fcVMM(), fcAsync()}, []operation{{fmt.Sprintf("%dcpu-qd%d", cpus, depth), t, opsPerSecond}},
+				func(b *testing.B, _ vmm, _ task.Task) (machine, func()) {
+					return machine{memMiB: 256, vcpus: cpus, drive: dataFile(b, filepath.Join(b.TempDir(), "drive"), size)}, nil
+				})
+		}
+	}
 }
 
 // dataFile makes a file that holds what guests expect to read.

@@ -31,11 +31,13 @@ const (
 	tailBytes = 4 << 10
 )
 
-// machine is a virtual machine with one CPU, the same for every VMM. It boots the project's kernel from guestImage.
+// machine is a virtual machine, the same for every VMM. It boots the project's kernel from guestImage.
 type machine struct {
 	memMiB int
+	vcpus  int // 0 is 1
 	task   task.Task
 	drive  string // a raw file, the guest's second drive; empty for none
+	engine string // its io_engine, for the VMMs that have any
 	share  string // a folder that the guest finds as task.Tag; empty for none
 	tap    string // the host's end of its network interface; empty for none
 	vsock  bool

@@ -40,6 +40,14 @@ func fcInside() vmm {
 	}}
 }
 
+// fcAsync is fcVMM with the other engine for drives.
+func fcAsync() vmm {
+	return vmm{"fc-async", func(b *testing.B, m machine) *vm {
+		m.engine = config.IOAsync
+		return fcVMM().start(b, m)
+	}}
+}
+
 // runFC starts the project's VMM with a machine.
 func (v *vm) runFC(m machine) {
 	v.b.Helper()
@@ -85,7 +93,7 @@ func (v *vm) configure(m machine) {
 	args := m.kernelArgs()
 	steps := []func() error{
 		func() error {
-			return c.PutMachineConfig(ctx, config.Machine{VCPUCount: 1, MemSizeMiB: m.memMiB})
+			return c.PutMachineConfig(ctx, config.Machine{VCPUCount: max(m.vcpus, 1), MemSizeMiB: m.memMiB})
 		},
 		func() error {
 			return c.PutBootSource(ctx, config.BootSource{KernelImagePath: product("vmlinux"), BootArgs: &args})
@@ -95,7 +103,9 @@ func (v *vm) configure(m machine) {
 		},
 	}
 	if m.drive != "" {
-		steps = append(steps, func() error { return c.PutDrive(ctx, config.Drive{DriveID: "data", PathOnHost: m.drive}) })
+		steps = append(steps, func() error {
+			return c.PutDrive(ctx, config.Drive{DriveID: "data", PathOnHost: m.drive, IOEngine: m.engine})
+		})
 	}
 	if m.share != "" {
 		share := config.Filesystem{FSID: "share", Tag: task.Tag, PathOnHost: m.share}

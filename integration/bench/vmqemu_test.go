@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -111,7 +112,7 @@ func (v *vm) qemuArgs(m machine) []string {
 	args := strings.Replace(m.kernelArgs(), "reboot=k", "reboot=t", 1) + " root=/dev/vda ro"
 	a := []string{
 		"-M", "microvm,accel=kvm,acpi=on,pit=off,pic=off,rtc=off,x-option-roms=off,auto-kernel-cmdline=off,ioapic2=off", "-cpu", "host",
-		"-smp", "1", "-m", fmt.Sprintf("%dM", m.memMiB), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-smp", strconv.Itoa(max(m.vcpus, 1)), "-m", fmt.Sprintf("%dM", m.memMiB), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-global", "virtio-mmio.force-legacy=false",
 		"-chardev", "file,id=com1,path=/proc/self/fd/1", "-serial", "chardev:com1",
 		"-kernel", product("vmlinux"), "-append", args,

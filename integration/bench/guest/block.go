@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,9 +14,52 @@ import (
 // drive is the second one: the first is the root file system.
 const drive = "/dev/vdb"
 
-// blockWork reads or writes the drive past the page cache. Operations one at a time are pread and pwrite; more go through Linux's
-// AIO, which for O_DIRECT on a block device returns when they are queued.
+// blockWork is a round of all Readers: from the first operation to the last one's end.
 func blockWork(t task.Task) (func(int) (time.Duration, error), error) {
+	if t.Readers <= 1 {
+		return reader(t)
+	}
+	begin, ended := make([]chan int, t.Readers), make(chan error, t.Readers)
+	for i := range begin {
+		round, err := reader(t.Share(i))
+		if err != nil {
+			return nil, err
+		}
+		begin[i] = make(chan int)
+		go func() {
+			runtime.LockOSThread()
+			cpus := unix.CPUSet{}
+			cpus.Set(i % runtime.NumCPU())
+			if err := unix.SchedSetaffinity(0, &cpus); err != nil {
+				ended <- err
+				return
+			}
+			ended <- nil
+			for n := range begin[i] {
+				_, err := round(n)
+				ended <- err
+			}
+		}()
+		if err := <-ended; err != nil {
+			return nil, err
+		}
+	}
+	return func(n int) (time.Duration, error) {
+		began := time.Now()
+		for _, c := range begin {
+			c <- n
+		}
+		var err error
+		for range begin {
+			err = errors.Join(err, <-ended)
+		}
+		return time.Since(began), err
+	}, nil
+}
+
+// reader reads or writes the drive past the page cache. Operations one at a time are pread and pwrite; more go through Linux's
+// AIO, which for O_DIRECT on a block device returns when they are queued.
+func reader(t task.Task) (func(int) (time.Duration, error), error) {
 	flags, write := unix.O_RDONLY, t.Work == task.BlockWrite
 	if write {
 		flags = unix.O_WRONLY

@@ -74,8 +74,12 @@ type Task struct {
 	Random bool
 	// Count is the number of operations of a round, where Bytes and Block don't say it.
 	Count int
-	// Depth is how many operations are under way at a time.
+	// Depth is how many operations are under way at a time, for each of the Readers.
 	Depth int
+	// Readers is how many threads share a round's random operations on a drive, each on a CPU of its own as far as there are any; 0 is 1.
+	Readers int
+	// first is the number of the first operation, where others do those before it.
+	first int
 	// Vsock has a stream go over the VM's sockets, not over its network.
 	Vsock bool
 }
@@ -85,7 +89,7 @@ type Task struct {
 func (t *Task) words() map[string]any {
 	return map[string]any{
 		"bench_work": &t.Work, "bench_rounds": &t.Rounds, "bench_bytes": &t.Bytes, "bench_block": &t.Block, "bench_random": &t.Random,
-		"bench_count": &t.Count, "bench_depth": &t.Depth, "bench_vsock": &t.Vsock,
+		"bench_count": &t.Count, "bench_depth": &t.Depth, "bench_readers": &t.Readers, "bench_vsock": &t.Vsock,
 	}
 }
 
@@ -137,7 +141,18 @@ func (t Task) Operations() int {
 func (t Task) Offset(i int) int {
 	if t.Random {
 		const odd = 40503
-		i = i * odd & (t.Bytes/t.Block - 1)
+		i = (t.first + i) * odd & (t.Bytes/t.Block - 1)
 	}
 	return i * t.Block
+}
+
+// Share is what the i-th of the Readers does of a round.
+func (t Task) Share(i int) Task {
+	n := t.Count / t.Readers
+	t.first = i * n
+	if i == t.Readers-1 {
+		n = t.Count - t.first
+	}
+	t.Count, t.Readers = n, 1
+	return t
 }
