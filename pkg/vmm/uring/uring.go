@@ -35,6 +35,9 @@ const (
 	maxTries      = 1000
 	fsyncDatasync = 1
 
+	// cqEventfdDisabled in the completion ring's flags is an application's word that it needs no eventfd (Linux 5.8).
+	cqEventfdDisabled = 1 << 0
+
 	// featSingleMmap: both rings are in one mapping; featNoDrop: no result is lost; featSubmitStable: what an operation points to need
 	// last only until Submit returns. Linux 5.5 has all of them.
 	featSingleMmap   = 1 << 0
@@ -46,7 +49,8 @@ const (
 // ErrUnusable is wrapped when the host's kernel has no io_uring for this process.
 var ErrUnusable = errors.New("no io_uring")
 
-// Ring is a pair of rings. One goroutine may prepare and submit operations, and another one take their results, at the same time.
+// Ring is a pair of rings. One goroutine may prepare and submit operations, and another one take their results, at the same time. Mute and
+// Wake may be called from any goroutine.
 type Ring struct {
 	fd      int
 	rings   []byte // both of them
@@ -56,6 +60,7 @@ type Ring struct {
 	count   [8]byte
 
 	sqHead, sqTail, cqHead, cqTail *atomic.Uint32
+	cqFlags                        *atomic.Uint32 // nil before Linux 5.8
 	sqMask, cqMask                 uint32
 	cqes                           []byte
 
@@ -93,6 +98,9 @@ func New(entries uint32) (_ *Ring, err error) {
 	}
 	r.sqHead, r.sqTail = word(r.rings, at(sqOff, 0)), word(r.rings, at(sqOff, 1))
 	r.cqHead, r.cqTail = word(r.rings, at(cqOff, 0)), word(r.rings, at(cqOff, 1))
+	if off := at(cqOff, 6); off != 0 {
+		r.cqFlags = word(r.rings, off)
+	}
 	r.sqMask, r.cqMask = sqEntries-1, cqEntries-1
 	r.cqes = r.rings[cqes:][:cqEntries*cqeSize]
 	for i := range sqEntries {
@@ -169,6 +177,18 @@ func (r *Ring) Wait() error {
 func (r *Ring) Wake() {
 	// The counter cannot overflow; a closed file has no sleeper.
 	_, _ = r.event.Write(binary.NativeEndian.AppendUint64(nil, 1))
+}
+
+// Mute has Wait not be told of results, or be told again, for who takes them itself after Submit. One that comes in the very moment in which
+// it is unmuted may still be told to nobody: look with Next then, and call Wake if some are missing. Before Linux 5.8 nothing is ever muted.
+func (r *Ring) Mute(on bool) {
+	switch {
+	case r.cqFlags == nil:
+	case on:
+		r.cqFlags.Store(cqEventfdDisabled) // there is no other flag
+	default:
+		r.cqFlags.Store(0)
+	}
 }
 
 // Next takes a result: a number of bytes, or an error's number below zero.

@@ -99,6 +99,29 @@ func TestRing(t *testing.T) {
 	}
 }
 
+// TestMute: results that are taken at once need not be told.
+func TestMute(t *testing.T) {
+	r := ring(t, 4)
+	told := func() bool {
+		var count [8]byte
+		_, err := unix.Read(int(r.event.Fd()), count[:])
+		return err == nil
+	}
+	for _, mute := range []bool{false, true, false} {
+		r.Mute(mute)
+		r.Readv(-1, vector(unix.Iovec{}), 0, 5) // is refused at once
+		if n, err := r.Submit(); n != 0 || err != nil {
+			t.Fatal(n, err)
+		}
+		if id, result, ok := r.Next(); !ok || id != 5 || result != -int32(unix.EBADF) {
+			t.Fatalf("operation %d: %d, %v", id, result, ok)
+		}
+		if got, want := told(), !mute || r.cqFlags == nil; got != want {
+			t.Errorf("muted %v: told %v", mute, got)
+		}
+	}
+}
+
 // TestSubmitFails: what the kernel does not take is never begun.
 func TestSubmitFails(t *testing.T) {
 	r := ring(t, 4)

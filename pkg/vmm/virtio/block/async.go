@@ -45,6 +45,10 @@ type engine struct {
 	mu    sync.Mutex // guards the submission ring, slots and free
 	slots [QueueSize]slot
 	free  []uint32
+	reads int  // have been prepared
+	slow  bool // other requests have been, too
+
+	results sync.Mutex // the completion ring
 
 	used sync.Mutex // the queue's used side
 }
@@ -58,6 +62,7 @@ type operations interface {
 	Drop() int
 	Wait() error
 	Wake()
+	Mute(on bool)
 	Next() (id uint64, result int32, ok bool)
 	Close() error
 }
@@ -189,7 +194,7 @@ func (e *engine) take(s *server) error {
 			}
 			e.interrupt()
 		}
-		if err := e.submit(); err != nil {
+		if err := e.submitAndEnd(); err != nil {
 			return err
 		}
 	}
@@ -256,12 +261,15 @@ func (e *engine) prepare(id uint32) {
 	o := &e.slots[id]
 	switch o.kind {
 	case typeIn:
+		e.reads++
 		e.ring.Readv(o.disk.fd, o.vec.Rest(), o.off, uint64(id))
+		return
 	case typeOut:
 		e.ring.Writev(o.disk.fd, o.vec.Rest(), o.off, o.flags, uint64(id))
 	default:
 		e.ring.Fsync(o.disk.fd, uint64(id))
 	}
+	e.slow = true
 }
 
 // submit begins what has been prepared. After an error, which is queue.ErrStopped once the engine is over, what the host has not taken is
@@ -273,6 +281,7 @@ func (e *engine) submit() error {
 }
 
 func (e *engine) submitLocked() error {
+	e.reads, e.slow = 0, false
 	if e.over.Load() {
 		e.pending.Add(-int32(e.ring.Drop()))
 		e.ring.Wake() // endAll may have waited for them
@@ -296,11 +305,11 @@ func (e *engine) endAll() {
 	for {
 		ended := false
 		for {
-			id, result, ok := e.ring.Next()
+			id, result, ok := e.next()
 			if !ok {
 				break
 			}
-			if err := e.end(uint32(id), result); err != nil && !errors.Is(err, queue.ErrStopped) {
+			if err := e.end(id, result); err != nil && !errors.Is(err, queue.ErrStopped) {
 				e.fail(err)
 			}
 			ended = true
