@@ -88,9 +88,13 @@ func BenchmarkBlock(b *testing.B) {
 // BenchmarkReaders is random reads by a reader for each CPU, each with so many under way.
 func BenchmarkReaders(b *testing.B) {
 	mayRunVMs(b)
-	const size, count = 64 * mib, 8000
+	const size = 64 * mib
 	for _, cpus := range []int{1, 2, 4} {
 		for _, depth := range []int{1, 16} {
+			count := 2000
+			if depth > 1 {
+				count = 8000
+			}
 			t := task.Task{Work: task.BlockRead, Bytes: size, Block: task.Page, Random: true, Count: count, Depth: depth, Readers: cpus}
 			compare(b, []vmm{fcVMM(), fcAsync()}, []operation{{fmt.Sprintf("%dcpu-qd%d", cpus, depth), t, opsPerSecond}},
 				func(b *testing.B, _ vmm, _ task.Task) (machine, func()) {
