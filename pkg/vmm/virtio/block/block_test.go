@@ -122,7 +122,7 @@ func engines(t *testing.T, test func(t *testing.T, engine string)) {
 	}
 }
 
-func needURing(t *testing.T) {
+func needURing(t testing.TB) {
 	t.Helper()
 	r, err := uring.New(1)
 	if errors.Is(err, uring.ErrUnusable) {
