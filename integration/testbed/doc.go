@@ -21,8 +21,8 @@
 //	KVMHOST_QEMU=FILE       another qemu-system-x86_64
 //	KVMHOST_THREADS=single  QEMU's CPUs on a thread each, or all on a single one
 //	KVMHOST_KVM_AMD=npt=0   parameters of the machine's kvm_amd
-//	ICOUNT=1                counted time: one CPU whose clock advances 1 ns an instruction, so that figures repeat
-//	MEM=6G CPUS=2           the machine's size
+//	ICOUNT=1                counted time: the clock advances 1 ns an instruction, whichever CPU does it, so that figures repeat
+//	MEM=6G CPUS=2           the machine's size; CPUS=1 with ICOUNT=1
 //
 // Statuses of its own: 124 time limit, 125 the machine died or could not be had, 126 wrong use.
 //

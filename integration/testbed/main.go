@@ -140,6 +140,9 @@ func readSettings(get func(string) string, environ []string) (settings, error) {
 		}
 		s.cpus = n
 	}
+	if s.icount && get("CPUS") == "" {
+		s.cpus = 1 // what is measured is the sum of what they do: more have their turns, no more speed
+	}
 	if v := get("MEM"); v != "" {
 		if n, err := strconv.Atoi(strings.TrimRight(v, "MG")); err != nil || n < 1 {
 			return s, fmt.Errorf("MEM=%q: must be a size such as 4096M or 6G", v)

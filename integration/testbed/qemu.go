@@ -41,14 +41,14 @@ func qemuArgs(s settings, q qemuBinary, img images, work string) []string {
 	a := append([]string{}, q.args...)
 	cpu := "EPYC-Milan,+svm,+npt,-xsave"
 	if s.icount {
-		a = append(a, "-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1")
+		a = append(a, "-accel", "tcg", "-icount", "shift=0,sleep=off")
 		// Each byte of a REP MOVSB counts as an instruction, which makes a copy thirty times as dear as it is. Without these two
 		// flags kernels and libraries copy by eight or sixteen bytes an instruction.
 		cpu += ",-erms,-fsrm"
 	} else {
-		a = append(a, "-accel", "tcg,thread="+s.threads, "-smp", strconv.Itoa(s.cpus))
+		a = append(a, "-accel", "tcg,thread="+s.threads)
 	}
-	a = append(a,
+	a = append(a, "-smp", strconv.Itoa(s.cpus),
 		"-M", "q35", "-cpu", cpu, "-m", s.mem,
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-object", "memory-backend-memfd,id=mem,share=on,size="+s.mem, "-numa", "node,memdev=mem",

@@ -27,6 +27,7 @@ func full() []part {
 		{name: "start", bench: "^BenchmarkStart$", limit: 40 * time.Minute},
 		{name: "boot", bench: "^Benchmark(Boot|BootBalloon|Socket)$", limit: 30 * time.Minute},
 		{name: "block", bench: "^BenchmarkBlock$", rounds: 3, limit: 40 * time.Minute},
+		{name: "readers", bench: "^BenchmarkReaders$", rounds: 3, limit: 40 * time.Minute, env: []string{"CPUS=4"}},
 		{name: "fs", bench: "^BenchmarkFS$", rounds: 3, limit: 60 * time.Minute},
 		{name: "net", bench: "^BenchmarkNet$", rounds: 3, limit: 40 * time.Minute},
 		{name: "vsock", bench: "^BenchmarkVsock$", rounds: 3, limit: 40 * time.Minute},
