@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -91,19 +92,30 @@ func (p *child) pid() int { return p.cmd.Process.Pid }
 // endTimeout is how long a killed child may take to end.
 const endTimeout = 5 * time.Second
 
-// kill ends the process and returns when it is gone. A process cannot refuse SIGKILL, but it can be late: it dies when a
-// system call that waits for hardware or for a file server (state D) returns. Then it is an error, and what is left of the
+// kill ends processes, of which some may be nil, and returns when they are gone. A process cannot refuse SIGKILL, but it can be late: it dies when
+// a system call that waits for hardware or for a file server (state D) returns. Then it is an error, and what is left of the
 // VM is left to `delete`.
-func (p *child) kill() error {
-	_ = p.cmd.Process.Kill()
-	timer := time.NewTimer(endTimeout)
-	defer timer.Stop()
-	select {
-	case <-p.done:
-		return nil
-	case <-timer.C:
-		return fmt.Errorf("%s (pid %d) has not ended within %v of its SIGKILL: %w", p.name, p.pid(), endTimeout, errdefs.ErrUnavailable)
+func kill(children ...*child) error {
+	children = slices.DeleteFunc(children, func(p *child) bool { return p == nil })
+	for _, p := range children {
+		_ = p.cmd.Process.Kill()
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	var errs []error
+	for _, p := range children {
+		select {
+		case <-p.done:
+			continue
+		default:
+		}
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("%s (pid %d) has not ended within %v of its SIGKILL: %w", p.name, p.pid(), endTimeout, errdefs.ErrUnavailable))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // exitReason puts an exit into words; last is what the child said last.

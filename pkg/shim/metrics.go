@@ -13,7 +13,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/prometheus"
 )
 
-// metricsTimeout is how long a VM's file of metrics may outlive its fc-vmm, whose end closes the pipe that feeds it.
+// metricsTimeout is how long a VM's file of metrics may outlive its processes, whose ends close the pipes that feed it.
 const metricsTimeout = time.Second
 
 // metricsPath is where a VM's metrics are kept; empty if nobody wants them.
@@ -59,7 +59,7 @@ func openMetrics(ctx context.Context, s *Settings, namespace, id string, n int) 
 	return m, theirs, nil
 }
 
-// wait returns when the file is gone. fc-vmm must have ended.
+// wait returns when the file is gone. The VM's processes must have ended.
 func (m *vmMetrics) wait() error {
 	if m == nil {
 		return nil

@@ -237,7 +237,7 @@ func TestPauseStatsOOM(t *testing.T) {
 	if _, err := w.Delete(w.ctx, &taskapi.DeleteRequest{ID: cid}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Delete of a running task: %v", err)
 	}
-	_ = w.pod.vm.process.kill()
+	_ = kill(w.pod.vm.process)
 	w.wait("", 137)
 	if m := w.metrics(); m.GetMemoryEvents().GetOomKill() != 1 || m.GetPids().GetCurrent() != 3 {
 		t.Errorf("Stats after the VM's death: %v", m)
@@ -257,7 +257,7 @@ func TestStatsAfterExit(t *testing.T) {
 				t.Errorf("%q: %v, want pids %d, which the guest said when it was asked first", fake, m, want)
 			}
 		}
-		_ = w.pod.vm.process.kill()
+		_ = kill(w.pod.vm.process)
 		<-w.pod.vm.ended
 		if m := w.metrics(); m.Pids.Current != want {
 			t.Errorf("%q: when the VM was gone: %v", fake, m)

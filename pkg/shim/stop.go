@@ -19,7 +19,7 @@ import (
 
 // containerd gives `delete` 5 s in all.
 const (
-	// stopTimeout bounds the wait for a killed fc-vmm.
+	// stopTimeout bounds the wait for killed children, all of them together.
 	stopTimeout = 3 * time.Second
 	// endBudget bounds that together with what is said to the shim, so that there is time for the rest.
 	endBudget = 4 * time.Second
@@ -91,21 +91,27 @@ func killChildren(bundle string) (int, error) {
 		return 0, err
 	}
 	found := 0
+	var dying []dyingChild
 	var errs []error
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
+		if err != nil || childName(pid, home) == "" {
 			continue
 		}
-		name := childName(pid, home)
-		switch name {
-		case "":
+		c, err := signalChild(pid, home)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("end a child (pid %d): %w", pid, err))
 			continue
-		case "fc-vmm":
+		}
+		if c.name == "fc-vmm" {
 			found = pid
 		}
-		if err := killAndWait(pid, home); err != nil {
-			errs = append(errs, fmt.Errorf("end %s (pid %d): %w", name, pid, err))
+		dying = append(dying, c)
+	}
+	deadline := time.Now().Add(stopTimeout)
+	for _, c := range dying {
+		if err := c.wait(deadline); err != nil {
+			errs = append(errs, fmt.Errorf("end %s (pid %d): %w", c.name, c.pid, err))
 		}
 	}
 	return found, errors.Join(errs...)
@@ -131,34 +137,50 @@ func childName(pid int, home os.FileInfo) string {
 	return ""
 }
 
-// killAndWait goes by a pidfd, so that no other process which has got the pid meanwhile can be hit.
-func killAndWait(pid int, home os.FileInfo) error {
+// dyingChild is a child that has been sent SIGKILL.
+type dyingChild struct {
+	name string
+	pid  int
+	fd   int // of the process; -1 if it has gone
+}
+
+// signalChild goes by a pidfd, so that no other process which has got the pid meanwhile can be hit.
+func signalChild(pid int, home os.FileInfo) (dyingChild, error) {
+	c := dyingChild{pid: pid, fd: -1}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return nil
+		return c, nil
 	}
 	if err != nil {
-		return err
+		return c, err
 	}
-	defer unix.Close(fd)
-	if childName(pid, home) == "" {
-		return nil
+	if c.name = childName(pid, home); c.name == "" {
+		return c, unix.Close(fd)
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
+		return c, errors.Join(err, unix.Close(fd))
 	}
-	for deadline := time.Now().Add(stopTimeout); ; {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return fmt.Errorf("it has not ended within %v of its SIGKILL", stopTimeout)
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+	c.fd = fd
+	return c, nil
+}
+
+// wait waits for its end until the deadline.
+func (c *dyingChild) wait(deadline time.Time) error {
+	if c.fd < 0 {
+		return nil
+	}
+	defer unix.Close(c.fd)
+	for {
+		left := max(time.Until(deadline), 0)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return err
 		case n > 0:
 			return nil
+		case left < time.Millisecond:
+			return fmt.Errorf("it has not ended within %v of its SIGKILL", stopTimeout)
 		}
 	}
 }

@@ -46,6 +46,7 @@ type vm struct {
 	metrics *vmMetrics
 	control *net.UnixListener
 
+	killed     atomic.Bool // by this process, all of it
 	filesFirst atomic.Bool // the file server ended before fc-vmm did
 
 	mu       sync.Mutex
@@ -273,7 +274,7 @@ func (v *vm) watchAgent(ctx context.Context, client *agent.Client) {
 		select {
 		case <-v.process.done:
 		case <-time.After(partingTimeout):
-			if err := v.process.kill(); err != nil {
+			if err := kill(v.process); err != nil {
 				log.G(ctx).WithError(err).Error("the guest's agent has gone, its VM has not")
 			}
 		}
@@ -285,8 +286,8 @@ func (v *vm) watchFiles(ctx context.Context) {
 	select {
 	case <-v.process.done:
 	case <-v.files.done:
-		v.filesFirst.Store(!isClosed(v.process.done))
-		if err := v.process.kill(); err != nil {
+		v.filesFirst.Store(!v.killed.Load() && !isClosed(v.process.done))
+		if err := kill(v.process); err != nil {
 			log.G(ctx).WithError(err).Error("the VM's file server has gone, the VM has not")
 		}
 	}
@@ -295,7 +296,7 @@ func (v *vm) watchFiles(ctx context.Context) {
 func (v *vm) watchProcess() {
 	<-v.process.done
 	v.cause = v.explain(nil)
-	v.left = v.files.kill()
+	v.left = kill(v.files)
 	v.release()
 	_ = v.metrics.wait() // or `delete` removes the file
 	close(v.ended)
@@ -389,11 +390,7 @@ func (v *vm) release() {
 
 // discard gives up a VM whose start has failed.
 func (v *vm) discard() (err error) {
-	for _, p := range []*child{v.process, v.files} {
-		if p != nil {
-			err = errors.Join(err, p.kill())
-		}
-	}
+	err = kill(v.process, v.files)
 	v.release()
 	if err == nil {
 		err = v.metrics.wait()
@@ -403,7 +400,8 @@ func (v *vm) discard() (err error) {
 
 // kill ends the VM without asking it and returns when nothing of it is left. An error means that one of its processes is still there.
 func (v *vm) kill() error {
-	if err := v.process.kill(); err != nil {
+	v.killed.Store(true)
+	if err := kill(v.process, v.files); err != nil {
 		return err
 	}
 	<-v.ended // watchProcess has only to close things
@@ -422,7 +420,7 @@ func (v *vm) stop(ctx context.Context) error {
 		go func() { _, _ = client.Shutdown(ctx, &agentpb.ShutdownRequest{}) }()
 		select {
 		case <-v.ended:
-			return nil
+			return v.left
 		case <-ctx.Done():
 			log.G(ctx).Warnf("the guest did not power off within %v: it is killed", agent.PowerOffTimeout)
 		}

@@ -21,11 +21,11 @@ func TestKillIsBounded(t *testing.T) {
 	defer func() { _ = cmd.Wait() }()
 	synctest.Test(t, func(t *testing.T) { // in which 5 s are no time
 		p := &child{cmd: cmd, done: make(chan struct{})} // nobody reaps it
-		if err := p.kill(); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "within 5s of its SIGKILL") {
+		if err := kill(p); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "within 5s of its SIGKILL") {
 			t.Errorf("kill: %v", err)
 		}
 		close(p.done)
-		if err := p.kill(); err != nil {
+		if err := kill(p); err != nil {
 			t.Errorf("kill of what has ended: %v", err)
 		}
 	})

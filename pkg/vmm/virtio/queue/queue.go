@@ -137,6 +137,9 @@ func New(mem *memory.Memory, cfg Config) (*Queue, error) {
 	return q, nil
 }
 
+// Next is the available ring's entry that Pop takes next (vhost-user's GET_VRING_BASE). It belongs to the available side.
+func (q *Queue) Next() uint16 { return q.lastAvail }
+
 // Config is what New has checked: for a device whose queue another process serves.
 func (q *Queue) Config() Config { return q.cfg }
 

@@ -23,10 +23,12 @@ var (
 	errLate = errors.New("the back-end does not answer")
 )
 
-// conn is the front-end's end of a connection: messages out, replies in, in the order of the messages. Its first failure is its end.
+// conn is the front-end's end of a connection: messages out, replies in, in the order of the messages. Its first failure is the end of that, and
+// the back-end's to end the connection for good: only then is it known to have done with guest RAM.
 type conn struct {
 	c    *net.UnixConn
 	lost chan struct{} // closed when err is set
+	gone chan struct{} // closed when the connection has ended for good
 
 	mu      sync.Mutex // orders the messages with pending
 	pending []*call
@@ -49,10 +51,10 @@ func dial(ctx context.Context, path string) (*conn, error) {
 		}
 		return nil, err
 	}
-	return &conn{c: c.(*net.UnixConn), lost: make(chan struct{})}, nil
+	return &conn{c: c.(*net.UnixConn), lost: make(chan struct{}), gone: make(chan struct{})}, nil
 }
 
-// run takes the replies until the end of the connection, and gives its reason.
+// run takes the replies until the first failure, and gives its reason. drain comes next.
 func (c *conn) run() error {
 	for {
 		h, payload, err := readMessage(c.c)
@@ -63,6 +65,24 @@ func (c *conn) run() error {
 			c.fail(err)
 			return c.failure()
 		}
+	}
+}
+
+// drain waits for the connection's end.
+func (c *conn) drain() {
+	if err := c.c.SetReadDeadline(time.Time{}); err == nil {
+		_, _ = io.Copy(io.Discard, c.c)
+	}
+	close(c.gone)
+}
+
+// hasEnded reports whether the connection has ended for good.
+func (c *conn) hasEnded() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -101,7 +121,7 @@ func (c *conn) deliver(h wire.Header, payload []byte) error {
 	return nil
 }
 
-// fail ends the connection for the first reason that there is.
+// fail ends the exchange of messages for the first reason that there is, which tells the back-end to end the connection.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -114,6 +134,13 @@ func (c *conn) failLocked(err error) {
 	}
 	c.err, c.pending = err, nil
 	close(c.lost)
+	_ = c.c.CloseWrite()
+	_ = c.c.SetReadDeadline(time.Unix(1, 0)) // run takes note
+}
+
+// close ends the connection from this side.
+func (c *conn) close() {
+	c.fail(errClosed)
 	c.c.Close()
 }
 

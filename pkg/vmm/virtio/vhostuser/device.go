@@ -3,10 +3,12 @@
 // interrupts. No request of the guest's goes through here. It must never wait for the back-end without a bound, nor believe what
 // it says without a look: a back-end that dies, hangs or talks nonsense costs the guest this device and nothing else.
 //
-// The back-end reads and writes all of guest RAM. It is as trusted with the guest as the VMM is; the VMM does not trust it with itself.
+// The back-end reads and writes all of guest RAM, and can shrink its file, by which the VMM dies (memory.Memory.File): it is as trusted with
+// the guest as the VMM is.
 package vhostuser
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -156,7 +158,7 @@ func (d *Device) Activate(a virtio.Activation) error {
 	begin := time.Now()
 	ctx, cancel := within(context.Background(), answerTimeout)
 	defer cancel()
-	l, err := d.lively(ctx, a.Features)
+	l, changed, err := d.lively(ctx, a.Features)
 	if err != nil {
 		return d.failed(err)
 	}
@@ -173,30 +175,39 @@ func (d *Device) Activate(a virtio.Activation) error {
 		return d.failed(err)
 	}
 	d.irq = a.Interrupt
+	if changed { // the driver has read another one
+		a.Interrupt.Config()
+	}
 	d.counts.ActivateTime.Set(micros(begin))
 	return nil
 }
 
-// lively is the link, or a new one if it has failed.
-func (d *Device) lively(ctx context.Context, accepted uint64) (*link, error) {
+// lively is the link, or a new one if it has failed, which may have another configuration space.
+func (d *Device) lively(ctx context.Context, accepted uint64) (_ *link, changed bool, err error) {
 	l := d.link.Load()
 	lost := l.failure()
 	if lost == nil {
-		return l, nil
+		return l, false, nil
 	}
 	l, space, err := d.connect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w; and then: %w", lost, err)
+		return nil, false, fmt.Errorf("%w; and then: %w", lost, err)
 	}
 	if lacks := accepted &^ l.features; lacks != 0 {
 		l.close()
-		return nil, fmt.Errorf("%w: it has come back without features %#x, which the driver uses", ErrBackend, lacks)
+		return nil, false, fmt.Errorf("%w: it has come back without features %#x, which the driver uses", ErrBackend, lacks)
 	}
 	d.link.Swap(l).close()
+	if d.cfg.Space == nil { // it may have changed before there was anybody to tell
+		if space, err = l.fetchSpace(ctx, d.cfg.SpaceLen); err != nil {
+			return nil, false, err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	changed = !bytes.Equal(d.space, space)
 	d.space = space
-	return l, nil
+	return l, changed, nil
 }
 
 // pump turns the back-end's calls into interrupts. It is no irqfd, as the driver must find the reason in the interrupt status.
@@ -211,7 +222,7 @@ func (d *Device) pump(irq virtio.Interrupt) {
 }
 
 // Reset has the back-end stop its queues, and waits for that, up to answerTimeout. A back-end that does not answer, or not with sense, is
-// given up; and as it may still write to guest RAM, this and each later Reset is an error. One whose connection has ended counts as
+// given up; and as it may still write to guest RAM, this and each later Reset is an error until it ends the connection, which counts as
 // stopped.
 func (d *Device) Reset() error {
 	d.mu.Lock()
@@ -220,12 +231,11 @@ func (d *Device) Reset() error {
 	// The pump ends first: nothing after it may touch the transport's interrupt status. A deadline in the past wakes it.
 	_ = d.call.SetReadDeadline(time.Unix(1, 0))
 	d.pumped.Wait()
-	if len(d.rings) > 0 && d.unstopped == nil {
-		ctx, cancel := within(context.Background(), answerTimeout)
-		defer cancel()
-		l := d.link.Load()
-		if err := d.stop(ctx, l); err != nil && (l.failure() == nil || errors.Is(err, os.ErrDeadlineExceeded)) {
-			l.fail(err)
+	switch l := d.link.Load(); {
+	case d.unstopped != nil && l.hasEnded():
+		d.unstopped = nil
+	case d.unstopped == nil && len(d.rings) > 0:
+		if err := d.await(l); err != nil {
 			d.unstopped = d.failed(fmt.Errorf("stopping the queues: %w", err))
 		}
 		d.rings = nil
@@ -233,13 +243,29 @@ func (d *Device) Reset() error {
 	return d.unstopped
 }
 
+// await has the back-end stop, or else waits until it has ended the connection.
+func (d *Device) await(l *link) error {
+	ctx, cancel := within(context.Background(), answerTimeout)
+	defer cancel()
+	err := d.stop(ctx, l)
+	if err == nil {
+		return nil
+	}
+	l.fail(err)
+	select {
+	case <-l.gone:
+		return nil
+	case <-ctx.Done():
+		return err
+	}
+}
+
 // lost takes note of the end of a link's connection.
 func (d *Device) lost(l *link, err error) {
 	d.mu.Lock()
-	irq := d.irq
-	d.mu.Unlock()
-	if irq != nil && l == d.link.Load() {
-		irq.Broken(d.failed(err))
+	defer d.mu.Unlock() // so that it is this life's interrupt
+	if d.irq != nil && l == d.link.Load() {
+		d.irq.Broken(d.failed(err))
 	}
 }
 

@@ -28,7 +28,10 @@ func (d *Device) connect(ctx context.Context) (_ *link, space []byte, err error)
 		return nil, nil, err
 	}
 	l := &link{conn: c}
-	d.readers.Go(func() { d.lost(l, c.run()) })
+	d.readers.Go(func() {
+		d.lost(l, c.run())
+		c.drain()
+	})
 	if space, err = d.negotiate(ctx, l); err != nil {
 		l.close()
 		return nil, nil, err
@@ -38,7 +41,7 @@ func (d *Device) connect(ctx context.Context) (_ *link, space []byte, err error)
 
 // close ends the connection; its readers end on their own.
 func (l *link) close() {
-	l.fail(errClosed)
+	l.conn.close()
 	if l.channel != nil {
 		l.channel.Close()
 	}

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -33,7 +35,7 @@ func Serve(ctx context.Context, l *net.UnixListener, dev virtio.Device) error {
 			}
 			return fmt.Errorf("vhost-user: accept: %w", err)
 		}
-		stop := context.AfterFunc(ctx, func() { _ = c.CloseRead() })
+		stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(past()) })
 		err = (&Session{Dev: dev}).Serve(c)
 		stop()
 		switch {
@@ -45,6 +47,13 @@ func Serve(ctx context.Context, l *net.UnixListener, dev virtio.Device) error {
 		}
 	}
 }
+
+// replyTimeout bounds how long a front-end may leave a reply unread.
+const replyTimeout = 3 * time.Second
+
+// past is a deadline that wakes whoever waits. The front-end sees nothing of it: to it, the end of the connection is the word that nobody uses guest
+// RAM any more.
+func past() time.Time { return time.Unix(1, 0) }
 
 // Session is a device and a front-end. Set Dev, and then call Serve once.
 type Session struct {
@@ -66,8 +75,8 @@ const protocolFeatures = wire.ProtocolMQ | wire.ProtocolReplyAck | wire.Protocol
 // errRefused is wrapped by the errors for messages that are well-formed and ask for what cannot be.
 var errRefused = errors.New("refused")
 
-// Serve obeys the messages that come by c until the front-end closes it, which is no error, or the device stops to serve a queue, and resets the
-// device. It closes c.
+// Serve obeys the messages that come by c until the front-end closes it, which is no error, c's read deadline is over, which is none either, or the
+// device stops to serve a queue. Then it resets the device, and closes c; but not if the reset's error wraps virtio.ErrBusy.
 func (s *Session) Serve(c *net.UnixConn) error {
 	s.conn = c
 	s.vrings = make([]vring, len(s.Dev.QueueSizes()))
@@ -80,7 +89,7 @@ func (s *Session) Serve(c *net.UnixConn) error {
 	for err == nil {
 		err = s.next()
 	}
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errUnread) {
 		err = s.irq.failure()
 	}
 	return errors.Join(err, s.close())
@@ -88,14 +97,17 @@ func (s *Session) Serve(c *net.UnixConn) error {
 
 // close gives back all that the front-end has given. What the device may still use stays.
 func (s *Session) close() error {
-	defer s.conn.Close()
 	if err := s.deactivate(); err != nil {
 		return err
 	}
+	defer s.conn.Close()
 	s.irq.setChannel(-1)
+	s.irq.raising.Lock()
+	s.irq.calls = nil
 	for i := range s.vrings {
 		s.vrings[i].close()
 	}
+	s.irq.raising.Unlock()
 	return s.ram.close()
 }
 
@@ -119,13 +131,26 @@ func (s *Session) next() error {
 		reply = wire.U64(status)
 	}
 	if reply != nil {
-		_, sendErr := s.conn.Write(wire.Message(h.Request, wire.FlagReply, reply))
-		err = errors.Join(err, sendErr)
+		err = errors.Join(err, s.send(wire.Message(h.Request, wire.FlagReply, reply)))
 	}
 	if err != nil {
 		return fmt.Errorf("vhost-user: message %d: %w", h.Request, err)
 	}
 	return nil
+}
+
+// errUnread is wrapped when a front-end does not read its replies.
+var errUnread = errors.New("the front-end does not read its replies")
+
+func (s *Session) send(m []byte) error {
+	err := s.conn.SetWriteDeadline(time.Now().Add(replyTimeout))
+	if err == nil {
+		_, err = s.conn.Write(m)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w within %v: %w", errUnread, replyTimeout, err)
+	}
+	return err
 }
 
 // obey does what a message asks for. Its reply is nil if the message has none of its own.

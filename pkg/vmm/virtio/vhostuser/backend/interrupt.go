@@ -12,9 +12,11 @@ import (
 // interrupt is the device's way to the front-end, and so to the driver.
 type interrupt struct {
 	s *Session
+
 	// calls are the eventfds of the queues' interrupts, each once: a front-end may have one for all queues, as there is one interrupt for all
-	// here. They stay open as long as the device is active.
-	calls []int
+	// here. Who changes them, or closes one, holds raising.
+	calls   []int
+	raising sync.RWMutex
 
 	mu      sync.Mutex
 	channel int   // the front-end's ear for the back-end's own messages; -1 for none
@@ -25,6 +27,8 @@ var _ virtio.Interrupt = (*interrupt)(nil)
 
 // Queue raises the queues' interrupt. They are raw descriptors: in Go's poller each event would wake this process, too.
 func (i *interrupt) Queue() {
+	i.raising.RLock()
+	defer i.raising.RUnlock()
 	one := [8]byte{1}
 	for _, fd := range i.calls {
 		_, _ = unix.Write(fd, one[:]) // full, or closed at the other end: nobody looks there
@@ -40,14 +44,14 @@ func (i *interrupt) Config() {
 	}
 }
 
-// Broken ends the connection, which is how a front-end learns of it.
+// Broken ends the session, which is how a front-end learns of it when the device has been reset.
 func (i *interrupt) Broken(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.broken == nil {
 		i.broken = err
 	}
-	_ = i.s.conn.CloseRead()
+	_ = i.s.conn.SetReadDeadline(past())
 }
 
 // failure is why the device has stopped, if it has.

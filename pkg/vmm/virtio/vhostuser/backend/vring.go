@@ -20,6 +20,8 @@ type vring struct {
 	kick    *os.File // nil unless the queue is in use
 	call    int      // the descriptor; -1 for none
 	enabled bool
+	q       *queue.Queue // while the device is active
+	next    uint16       // entry of the available ring, once it has been
 }
 
 func (v *vring) close() {
@@ -66,7 +68,7 @@ func (s *Session) obeyVring(r wire.Request, payload []byte, files []*file) (repl
 	if err == nil && state.Index >= uint32(len(s.vrings)) {
 		err = fmt.Errorf("%w: queue %d of %d", errRefused, state.Index, len(s.vrings))
 	}
-	if err == nil && s.active && r != wire.SetVringEnable && r != wire.GetVringBase {
+	if err == nil && s.active && !whileServed(r) {
 		err = fmt.Errorf("%w: queue %d is being served", errRefused, state.Index)
 	}
 	if err != nil {
@@ -86,22 +88,33 @@ func (s *Session) obeyVring(r wire.Request, payload []byte, files []*file) (repl
 	case wire.SetVringKick:
 		err = s.setKick(v, fd)
 	case wire.SetVringCall:
-		err = setCall(v, fd)
+		err = s.setCall(v, fd)
 	case wire.SetVringEnable:
 		return nil, s.enable(v, state.Num)
 	case wire.GetVringBase:
 		if err = s.deactivate(); err == nil {
-			v.enabled = false
-			v.setKick(nil)
-			reply = wire.VringState{Index: state.Index}.Bytes()
+			reply = wire.VringState{Index: state.Index, Num: uint32(v.next)}.Bytes()
 		}
 	}
 	return reply, err
 }
 
-// setKick takes the eventfd of a queue's notifications, which marks it as used.
+// whileServed says whether a message may come while its queue is served.
+func whileServed(r wire.Request) bool {
+	switch r {
+	case wire.SetVringEnable, wire.GetVringBase, wire.SetVringCall, wire.SetVringErr:
+		return true
+	}
+	return false
+}
+
+// setKick takes the eventfd of a queue's notifications, which marks it as used. Without VHOST_USER_F_PROTOCOL_FEATURES it would have to start the
+// queue, and no message would stop it again.
 func (s *Session) setKick(v *vring, f *file) error {
-	if f == nil {
+	switch {
+	case s.accepted&wire.FeatureProtocol == 0:
+		return fmt.Errorf("%w: want VHOST_USER_F_PROTOCOL_FEATURES (bit 30) to be accepted before", errRefused)
+	case f == nil:
 		return fmt.Errorf("%w: a queue without a descriptor for its notifications", errRefused)
 	}
 	if err := unix.SetNonblock(f.fd, true); err != nil {
@@ -111,18 +124,33 @@ func (s *Session) setKick(v *vring, f *file) error {
 	return nil
 }
 
-// setCall takes the eventfd of a queue's interrupts; without one there are none.
-func setCall(v *vring, f *file) error {
-	if f == nil {
-		v.setCall(-1)
-		return nil
+// setCall takes the eventfd of a queue's interrupts; without one there are none. A front-end may change it at any time.
+func (s *Session) setCall(v *vring, f *file) error {
+	fd := -1
+	if f != nil {
+		// A front-end that does not look must not hold up the device.
+		if err := unix.SetNonblock(f.fd, true); err != nil {
+			return fmt.Errorf("interrupts: %w", err)
+		}
+		fd = f.take()
 	}
-	// A front-end that does not look must not hold up the device.
-	if err := unix.SetNonblock(f.fd, true); err != nil {
-		return fmt.Errorf("interrupts: %w", err)
-	}
-	v.setCall(f.take())
+	s.irq.raising.Lock()
+	defer s.irq.raising.Unlock()
+	v.setCall(fd)
+	s.listCalls()
 	return nil
+}
+
+// listCalls has the interrupt know the eventfds of the queues in use. The caller holds s.irq.raising.
+func (s *Session) listCalls() {
+	s.irq.calls = s.irq.calls[:0]
+	for i := range s.vrings {
+		v := &s.vrings[i]
+		known := func(fd int) bool { return same(fd, v.call) }
+		if v.kick != nil && v.call >= 0 && !slices.ContainsFunc(s.irq.calls, known) {
+			s.irq.calls = append(s.irq.calls, v.call)
+		}
+	}
 }
 
 // enable starts the device with the last of the queues in use, or stops it.
@@ -133,8 +161,8 @@ func (s *Session) enable(v *vring, on uint32) error {
 	case on == 0:
 		v.enabled = false
 		return s.deactivate()
-	case s.accepted&wire.FeatureProtocol == 0:
-		return fmt.Errorf("%w: want VHOST_USER_F_PROTOCOL_FEATURES (bit 30) to be accepted before", errRefused)
+	case v.kick == nil:
+		return fmt.Errorf("%w: a queue enabled without a descriptor for its notifications", errRefused)
 	}
 	v.enabled = true
 	if s.active || slices.ContainsFunc(s.vrings, func(v vring) bool { return v.kick != nil && !v.enabled }) {
@@ -149,7 +177,9 @@ func (s *Session) activate() error {
 		return fmt.Errorf("%w: queues before guest RAM", errRefused)
 	}
 	a := virtio.Activation{Features: s.accepted &^ wire.FeatureProtocol, Memory: s.ram.mem, Interrupt: &s.irq}
-	s.irq.calls = s.irq.calls[:0]
+	s.irq.raising.Lock()
+	s.listCalls()
+	s.irq.raising.Unlock()
 	sizes := s.Dev.QueueSizes()
 	for i := range s.vrings {
 		v := &s.vrings[i]
@@ -161,10 +191,7 @@ func (s *Session) activate() error {
 		if err != nil {
 			return fmt.Errorf("queue %d: %w", i, err)
 		}
-		a.Queues = append(a.Queues, q)
-		if v.call >= 0 && !slices.ContainsFunc(s.irq.calls, func(fd int) bool { return same(fd, v.call) }) {
-			s.irq.calls = append(s.irq.calls, v.call)
-		}
+		a.Queues, v.q = append(a.Queues, q), q
 	}
 	if err := s.Dev.Activate(a); err != nil {
 		return err
@@ -190,7 +217,8 @@ func (s *Session) queue(v *vring, most uint16) (*queue.Queue, error) {
 	return queue.New(s.ram.mem, cfg)
 }
 
-// deactivate resets the device, unless it has been. An error means that it still uses guest RAM.
+// deactivate resets the device, unless it has been, and with it all queues: each has to be described and enabled again. An error means that it still
+// uses guest RAM.
 func (s *Session) deactivate() error {
 	if !s.active {
 		return nil
@@ -202,5 +230,13 @@ func (s *Session) deactivate() error {
 		return err
 	}
 	s.active = false
+	for i := range s.vrings {
+		v := &s.vrings[i]
+		if v.q != nil {
+			v.next, v.q = v.q.Next(), nil
+		}
+		v.enabled = false
+		v.setKick(nil)
+	}
 	return nil
 }
