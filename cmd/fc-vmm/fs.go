@@ -46,7 +46,7 @@ One VMM after another is served, until SIGTERM or SIGINT. SIGUSR1 has a line of
 metrics written.
 `
 
-// folder are the command line of fc-vmm fs.
+// folder is the command line of fc-vmm fs.
 type folder struct {
 	cfg      config.Filesystem
 	id       string
@@ -140,6 +140,7 @@ func serveFolder(ctx context.Context, o *folder) error {
 	if err != nil {
 		return err
 	}
+	defer l.Close() // also if serving has come to a bad end
 	err = backend.Serve(ctx, l, dev)
 	if closeErr := dev.Close(); closeErr != nil {
 		log.L.WithError(closeErr).Warn("the folder is still in use")

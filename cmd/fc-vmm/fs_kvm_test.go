@@ -132,3 +132,47 @@ func openBelow(t *testing.T, pid int, folder string) (paths []string) {
 	}
 	return paths
 }
+
+// TestServesQEMU: QEMU's guests find a folder of fc-vmm fs's, too.
+func TestServesQEMU(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	program, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Skip(err)
+	}
+	const script = `exec >/dev/console 2>&1
+mount -t virtiofs shared /mnt && echo "read: $(cat /mnt/known)"
+head -c 3000000 /dev/zero >/mnt/zeros; umount /mnt && echo "unmounted"
+d=$(ls /sys/bus/virtio/drivers/virtiofs | grep virtio)
+echo $d >/sys/bus/virtio/drivers/virtiofs/unbind
+echo $d >/sys/bus/virtio/drivers/virtiofs/bind
+mount -t virtiofs shared /mnt && echo "again: $(cat /mnt/known)"`
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must(t, os.Mkdir(at("folder"), 0o755))
+	must(t, os.WriteFile(at("folder/known"), []byte("a known file"), 0o644))
+	server := start(t, nil, "fs", "--shared-dir", at("folder"), "--socket-path", at("fs.sock"))
+	listens(t, at("fs.sock"))
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program,
+		"-M", "microvm,accel=kvm,acpi=on,pit=off,pic=off,rtc=off,x-option-roms=off,auto-kernel-cmdline=off,ioapic2=off", "-cpu", "host", "-m", "128M",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-global", "virtio-mmio.force-legacy=false", "-serial", "stdio",
+		"-kernel", vmmtest.Kernel(t), "-initrd", vmmtest.Busybox(t, script), "-append", "console=ttyS0 reboot=t panic=-1 quiet",
+		"-object", "memory-backend-memfd,id=mem,share=on,size=128M", "-machine", "memory-backend=mem",
+		"-chardev", "socket,id=fs,path="+at("fs.sock"), "-device", "vhost-user-fs-device,chardev=fs,tag=shared").CombinedOutput()
+	if err != nil {
+		t.Errorf("QEMU: %v", err)
+	}
+	for _, want := range []string{"read: a known file", "unmounted", "again: a known file"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the guest did not say %q", want)
+		}
+	}
+	if fi, err := os.Stat(at("folder/zeros")); err != nil || fi.Size() != 3000000 {
+		t.Errorf("%v, %v", fi, err)
+	}
+	if t.Failed() {
+		t.Logf("the guest said:\n%s\nthe server said:\n%s", out, server.out)
+	}
+}

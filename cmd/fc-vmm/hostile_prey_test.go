@@ -106,7 +106,7 @@ func (h *hostileHost) boot(t *testing.T) *prey {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &prey{host: h, subject: observe(t, h.secret, "--api-sock", sock, "--config-file", file, "--boot-timer")}
+	p := &prey{host: h, subject: observe(t, h.secret, "--api-sock", sock, "--config-file", file, "--boot-timer", "--level", "Warn")}
 	p.api = answers(t, sock)
 	for deadline := time.Now().Add(hostilePatience); ; time.Sleep(5 * time.Millisecond) {
 		if p.ram, err = mapRAM(p.Process.Pid); err == nil {

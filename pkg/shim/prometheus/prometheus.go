@@ -1,5 +1,5 @@
 // Package prometheus keeps a VM's metrics in a file of Prometheus' text format, for whoever collects the files of a folder: node_exporter
-// does (--collector.textfile.directory). Its input are the lines that fc-vmm writes. They are not believed: only names that a line can have
+// does (--collector.textfile.directory). Its input are the lines that fc-vmm and its file server write. They are not believed: only names that a line can have
 // come through, and no more devices than a VM can have.
 package prometheus
 

@@ -119,7 +119,7 @@ func (vm *VM) validateBalloon() error {
 	}
 	if vm.Machine.HugePages == HugePages2M {
 		// A hole in the pool's file gives the page's reservation away, too: the guest's next touch could fail.
-		return badString("huge_pages", HugePages2M, `"None" or "Transparent" with a balloon`)
+		return BadString("huge_pages", HugePages2M, `"None" or "Transparent" with a balloon`)
 	}
 	if vm.Balloon.AmountMiB > vm.Machine.MemSizeMiB {
 		return badAmount(vm.Balloon.AmountMiB, vm.Machine.MemSizeMiB)

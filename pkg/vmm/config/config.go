@@ -79,8 +79,8 @@ type Filesystem struct {
 	Tag string `json:"tag"`
 	// PathOnHost is the folder.
 	PathOnHost string `json:"path_on_host,omitempty"`
-	// Socket is where a vhost-user back-end serves the folder (fc-vmm fs, virtiofsd), which gets all of guest RAM; at most MaxSocketPath bytes. It
-	// excludes PathOnHost and IsReadOnly.
+	// Socket is where a vhost-user back-end serves the folder (fc-vmm fs, virtiofsd), which gets all of guest RAM and can end the VM by shrinking
+	// it; at most MaxSocketPath bytes. It excludes PathOnHost and IsReadOnly.
 	Socket     string `json:"socket,omitempty"`
 	IsReadOnly bool   `json:"is_read_only"`
 }

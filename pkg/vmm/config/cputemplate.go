@@ -66,7 +66,7 @@ func (c *CPUConfig) Validate() error {
 		}
 		for j, r := range m.Modifiers {
 			if !slices.Contains([]string{"eax", "ebx", "ecx", "edx"}, r.Register) {
-				return badString(fmt.Sprintf("%smodifiers[%d]/register", at, j), r.Register, `"eax", "ebx", "ecx" or "edx"`)
+				return BadString(fmt.Sprintf("%smodifiers[%d]/register", at, j), r.Register, `"eax", "ebx", "ecx" or "edx"`)
 			}
 		}
 	}

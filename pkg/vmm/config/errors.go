@@ -30,8 +30,8 @@ func (e *FieldError) Unwrap() error { return errdefs.ErrInvalidArgument }
 // maxShown bounds how much of a bad value an error repeats, in bytes.
 const maxShown = 64
 
-// badString is the error for a string; an empty one counts as missing.
-func badString(field, value, want string) error {
+// BadString is the error for a string, which it shortens; an empty one counts as missing.
+func BadString(field, value, want string) error {
 	switch {
 	case value == "":
 	case len(value) > maxShown:
@@ -44,7 +44,7 @@ func badString(field, value, want string) error {
 
 // UnknownID is the error for a field that names a part which the microVM has not: what, as in "drive".
 func UnknownID(field, id, what string) error {
-	return badString(field, id, "the id of a "+what+" of this microVM")
+	return BadString(field, id, "the id of a "+what+" of this microVM")
 }
 
 // bad is the error for any other value.

@@ -38,7 +38,7 @@ func (m *MMDS) Validate() error {
 	switch m.Version {
 	case "", MMDSV1, MMDSV2:
 	default:
-		return badString("mmds-config/version", m.Version, `"V1" or "V2"`)
+		return BadString("mmds-config/version", m.Version, `"V1" or "V2"`)
 	}
 	if len(m.NetworkInterfaces) == 0 {
 		return bad("mmds-config/network_interfaces", "[]", "the id of one network interface at least")
@@ -48,7 +48,7 @@ func (m *MMDS) Validate() error {
 	}
 	a, err := netip.ParseAddr(m.IPv4Address)
 	if err != nil || !a.Is4() || !a.IsLinkLocalUnicast() || a.As4()[2] == 0 || a.As4()[2] == 255 {
-		return badString("mmds-config/ipv4_address", m.IPv4Address, "a link-local IPv4 address, 169.254.1.0 to 169.254.254.255")
+		return BadString("mmds-config/ipv4_address", m.IPv4Address, "a link-local IPv4 address, 169.254.1.0 to 169.254.254.255")
 	}
 	return nil
 }

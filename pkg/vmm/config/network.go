@@ -31,10 +31,10 @@ func (vm *VM) validateNetworkInterfaces() error {
 		}
 		at := "network-interfaces/" + n.IfaceID + "/"
 		if ids[n.IfaceID] {
-			return badString("iface_id", n.IfaceID, "an id that no other network interface has")
+			return BadString("iface_id", n.IfaceID, "an id that no other network interface has")
 		}
 		if names[n.HostDevName] {
-			return badString(at+"host_dev_name", n.HostDevName, "a TAP that no other network interface has")
+			return BadString(at+"host_dev_name", n.HostDevName, "a TAP that no other network interface has")
 		}
 		ids[n.IfaceID], names[n.HostDevName] = true, true
 		if n.GuestMAC == "" {
@@ -45,7 +45,7 @@ func (vm *VM) validateNetworkInterfaces() error {
 			return err // Validate has had it
 		}
 		if macs[mac] {
-			return badString(at+"guest_mac", n.GuestMAC, "an address that no other network interface has")
+			return BadString(at+"guest_mac", n.GuestMAC, "an address that no other network interface has")
 		}
 		macs[mac] = true
 	}
@@ -59,12 +59,12 @@ func (n *NetworkInterface) Validate() error {
 	}
 	at := "network-interfaces/" + n.IfaceID + "/"
 	if !validDevName(n.HostDevName) {
-		return badString(at+"host_dev_name", n.HostDevName,
+		return BadString(at+"host_dev_name", n.HostDevName,
 			fmt.Sprintf("the name of a TAP, 1 to %d printable ASCII characters without space, '/', ':' and '%%'", MaxDevName))
 	}
 	if n.GuestMAC != "" {
 		if _, err := ParseMAC(n.GuestMAC); err != nil {
-			return badString(at+"guest_mac", n.GuestMAC, wantMAC)
+			return BadString(at+"guest_mac", n.GuestMAC, wantMAC)
 		}
 	}
 	if n.MTU != 0 && (n.MTU < MinMTU || n.MTU > MaxMTU) {

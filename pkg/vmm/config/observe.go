@@ -50,7 +50,7 @@ func ParseLevel(field, level string) (string, error) {
 	case "warning":
 		return LevelWarn, nil
 	}
-	return "", badString(field, level, "Off, Error, Warn, Info, Debug or Trace")
+	return "", BadString(field, level, "Off, Error, Warn, Info, Debug or Trace")
 }
 
 // Validate checks the level and the path's form.
@@ -80,7 +80,7 @@ func (m *Metrics) Validate() error {
 	}
 	for k, v := range m.Properties {
 		if n := len(k) + len(v); n > MaxPropertyBytes {
-			return badString("properties", k, fmt.Sprintf("keys that have at most %d bytes with their values, not %d", MaxPropertyBytes, n))
+			return BadString("properties", k, fmt.Sprintf("keys that have at most %d bytes with their values, not %d", MaxPropertyBytes, n))
 		}
 	}
 	return nil

@@ -97,7 +97,7 @@ func (vm *VM) ValidateParts() error {
 			return err
 		}
 		if t := vm.Machine.CPUTemplate; t != "" && t != CPUTemplateNone {
-			return badString("cpu_template", t, `"None" beside a cpu-config`)
+			return BadString("cpu_template", t, `"None" beside a cpu-config`)
 		}
 	}
 	if vm.BootSource != nil {
@@ -164,7 +164,7 @@ func (vm *VM) validateDrives() error {
 			return err
 		}
 		if ids[d.DriveID] {
-			return badString("drive_id", d.DriveID, "an id that no other drive has")
+			return BadString("drive_id", d.DriveID, "an id that no other drive has")
 		}
 		ids[d.DriveID] = true
 		if d.IsRootDevice && root != "" {
@@ -186,10 +186,10 @@ func (vm *VM) validateFilesystems() error {
 			return err
 		}
 		if ids[f.FSID] {
-			return badString("fs_id", f.FSID, "an id that no other filesystem has")
+			return BadString("fs_id", f.FSID, "an id that no other filesystem has")
 		}
 		if tags[f.Tag] {
-			return badString("filesystems/"+f.FSID+"/tag", f.Tag, "a tag that no other filesystem has")
+			return BadString("filesystems/"+f.FSID+"/tag", f.Tag, "a tag that no other filesystem has")
 		}
 		ids[f.FSID], tags[f.Tag] = true, true
 	}
@@ -206,7 +206,7 @@ func (m *Machine) Validate() error {
 	case m.SMT && m.VCPUCount > 1 && m.VCPUCount%2 == 1:
 		return bad("vcpu_count", m.VCPUCount, "1 or an even number, as smt is true")
 	case m.CPUTemplate != "" && !slices.Contains(CPUTemplates(), m.CPUTemplate):
-		return badString("cpu_template", m.CPUTemplate, strings.Join(CPUTemplates(), ", "))
+		return BadString("cpu_template", m.CPUTemplate, strings.Join(CPUTemplates(), ", "))
 	case m.TrackDirtyPages:
 		return bad("track_dirty_pages", true, "false: snapshots are not supported")
 	}
@@ -221,7 +221,7 @@ func (m *Machine) validateHugePages() error {
 			return bad("mem_size_mib", m.MemSizeMiB, `an even number with huge_pages "2M"`)
 		}
 	default:
-		return badString("huge_pages", m.HugePages, `"None", "Transparent" or "2M"`)
+		return BadString("huge_pages", m.HugePages, `"None", "Transparent" or "2M"`)
 	}
 	return nil
 }
@@ -240,7 +240,7 @@ func (b *BootSource) Validate() error {
 		return nil
 	}
 	if n := len(*b.BootArgs); n > MaxBootArgs {
-		return badString("boot_args", *b.BootArgs, fmt.Sprintf("at most %d bytes", MaxBootArgs))
+		return BadString("boot_args", *b.BootArgs, fmt.Sprintf("at most %d bytes", MaxBootArgs))
 	}
 	for i := range len(*b.BootArgs) {
 		if c := (*b.BootArgs)[i]; c < ' ' || c > '~' {
@@ -262,17 +262,17 @@ func (d *Drive) Validate() error {
 	switch d.CacheType {
 	case "", CacheUnsafe, CacheWriteback:
 	default:
-		return badString(at+"cache_type", d.CacheType, `"Unsafe" or "Writeback"`)
+		return BadString(at+"cache_type", d.CacheType, `"Unsafe" or "Writeback"`)
 	}
 	switch d.IOEngine {
 	case "", IOSync, IOAsync:
 	default:
-		return badString(at+"io_engine", d.IOEngine, `"Sync" or "Async"`)
+		return BadString(at+"io_engine", d.IOEngine, `"Sync" or "Async"`)
 	}
 	// It ends up on the kernel's command line, so it must not bring words of its own. The forms are a GPT's UUID and an
 	// MBR's "0eaa91a0-01". Firecracker ignores it for a drive that is not the root device, and so do we.
 	if len(d.PartUUID) > 36 || strings.Trim(d.PartUUID, "0123456789abcdefABCDEF-") != "" {
-		return badString(at+"partuuid", d.PartUUID, "up to 36 hexadecimal digits and hyphens")
+		return BadString(at+"partuuid", d.PartUUID, "up to 36 hexadecimal digits and hyphens")
 	}
 	return d.RateLimiter.validate(at + "rate_limiter")
 }
@@ -284,7 +284,7 @@ func (f *Filesystem) Validate() error {
 	}
 	at := "filesystems/" + f.FSID + "/"
 	if f.Tag == "" || len(f.Tag) > MaxTagLen || !utf8.ValidString(f.Tag) || strings.ContainsFunc(f.Tag, isControl) {
-		return badString(at+"tag", f.Tag, fmt.Sprintf("1 to %d bytes of UTF-8 without control characters", MaxTagLen))
+		return BadString(at+"tag", f.Tag, fmt.Sprintf("1 to %d bytes of UTF-8 without control characters", MaxTagLen))
 	}
 	return f.validatePlace(at)
 }
@@ -296,7 +296,7 @@ func (v *Vsock) Validate() error {
 	}
 	// Go takes a leading @ for an abstract name, which everybody on the host can connect to.
 	if strings.HasPrefix(v.UDSPath, "@") {
-		return badString("uds_path", v.UDSPath, "a path that does not begin with @")
+		return BadString("uds_path", v.UDSPath, "a path that does not begin with @")
 	}
 	return checkPath("uds_path", v.UDSPath, MaxUDSPath)
 }
@@ -322,14 +322,14 @@ func checkID(field, id string) error {
 		ok = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_'
 	}
 	if !ok {
-		return badString(field, id, fmt.Sprintf("1 to %d letters, digits and underscores", MaxIDLen))
+		return BadString(field, id, fmt.Sprintf("1 to %d letters, digits and underscores", MaxIDLen))
 	}
 	return nil
 }
 
 func checkPath(field, path string, limit int) error {
 	if path == "" || len(path) > limit || strings.IndexByte(path, 0) >= 0 {
-		return badString(field, path, fmt.Sprintf("a path of at most %d bytes without NUL", limit))
+		return BadString(field, path, fmt.Sprintf("a path of at most %d bytes without NUL", limit))
 	}
 	return nil
 }

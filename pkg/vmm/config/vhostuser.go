@@ -11,11 +11,11 @@ func (d *Drive) validatePlace(at string) error {
 	case d.Socket == "":
 		return checkPath(at+"path_on_host", d.PathOnHost, maxPath)
 	case d.PathOnHost != "":
-		return badString(at+"path_on_host", d.PathOnHost, other+"a drive has one or the other")
+		return BadString(at+"path_on_host", d.PathOnHost, other+"a drive has one or the other")
 	case d.IsReadOnly:
 		return bad(at+"is_read_only", true, other+"the back-end says whether the drive can be written to")
 	case d.IOEngine != "":
-		return badString(at+"io_engine", d.IOEngine, other+"the back-end does the input and output")
+		return BadString(at+"io_engine", d.IOEngine, other+"the back-end does the input and output")
 	case d.RateLimiter != nil:
 		return bad(at+"rate_limiter", "there", other+"the VMM sees no requests that it could limit")
 	}
@@ -28,7 +28,7 @@ func (f *Filesystem) validatePlace(at string) error {
 	case f.Socket == "":
 		return checkPath(at+"path_on_host", f.PathOnHost, maxPath)
 	case f.PathOnHost != "":
-		return badString(at+"path_on_host", f.PathOnHost, other+"a file system has one or the other")
+		return BadString(at+"path_on_host", f.PathOnHost, other+"a file system has one or the other")
 	case f.IsReadOnly:
 		return bad(at+"is_read_only", true, other+"the back-end says what can be written to")
 	}
@@ -39,7 +39,7 @@ func (f *Filesystem) validatePlace(at string) error {
 func checkSocket(field, path string) error {
 	// Go takes a leading @ for an abstract name, which anybody on the host may be behind.
 	if strings.HasPrefix(path, "@") {
-		return badString(field, path, "a path that does not begin with @")
+		return BadString(field, path, "a path that does not begin with @")
 	}
 	return checkPath(field, path, MaxSocketPath)
 }
@@ -54,7 +54,7 @@ func (u *DriveUpdate) CheckFor(d *Drive) error {
 	const why = "it left out, as the drive has a socket: its back-end is asked for its size again"
 	switch {
 	case u.PathOnHost != "":
-		return badString(at+"path_on_host", u.PathOnHost, why)
+		return BadString(at+"path_on_host", u.PathOnHost, why)
 	case u.RateLimiter != nil:
 		return bad(at+"rate_limiter", "there", why)
 	}

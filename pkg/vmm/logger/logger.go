@@ -6,7 +6,6 @@ package logger
 import (
 	"fmt"
 	"io"
-	"strconv"
 	"sync"
 
 	"github.com/containerd/log"
@@ -50,10 +49,7 @@ func (l *Logger) Configure(c config.Logger) error {
 	var file *lineout.File
 	if c.LogPath != "" {
 		if file, err = lineout.Open(c.LogPath); err != nil {
-			return &config.FieldError{
-				Field: "log_path", Value: strconv.Quote(c.LogPath),
-				Want: fmt.Sprintf("a file or named pipe to write to (%v)", err),
-			}
+			return config.BadString("log_path", c.LogPath, fmt.Sprintf("a file or named pipe to write to (%v)", err))
 		}
 	}
 	old := l.set(c, file)

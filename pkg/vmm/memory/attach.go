@@ -27,8 +27,11 @@ func Attach(areas []Area) (_ *Memory, err error) {
 	}()
 	for i, a := range areas {
 		end := a.Addr + a.Size
-		if a.Size == 0 || a.Size > MaxSize || (a.Addr|a.Size|a.Offset)%PageSize != 0 || end < a.Addr || a.Offset+a.Size < a.Offset {
+		if (a.Addr|a.Size|a.Offset)%PageSize != 0 {
 			return nil, fmt.Errorf("guest RAM: area %d of %d bytes at %#x, file offset %#x: want multiples of %d", i, a.Size, a.Addr, a.Offset, PageSize)
+		}
+		if a.Size == 0 || a.Size > MaxSize || end < a.Addr || a.Offset+a.Size < a.Offset {
+			return nil, fmt.Errorf("guest RAM: area %d of %d bytes at %#x, file offset %#x: want 1 to %d bytes, within 64 bits", i, a.Size, a.Addr, a.Offset, uint64(MaxSize))
 		}
 		for j, b := range areas[:i] {
 			if a.Addr < b.Addr+b.Size && b.Addr < end {

@@ -3,7 +3,6 @@ package metrics
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -56,10 +55,7 @@ func (r *Recorder) Configure(c config.Metrics) error {
 	}
 	out, err := lineout.Open(c.MetricsPath)
 	if err != nil {
-		return &config.FieldError{
-			Field: "metrics_path", Value: strconv.Quote(c.MetricsPath),
-			Want: fmt.Sprintf("a file or named pipe to write to (%v)", err),
-		}
+		return config.BadString("metrics_path", c.MetricsPath, fmt.Sprintf("a file or named pipe to write to (%v)", err))
 	}
 	id := ""
 	if c.EmitID {

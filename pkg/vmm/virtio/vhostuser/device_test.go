@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/block"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/backend"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/vhosttest"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/wire"
 	vt "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/virtiotest"
@@ -284,10 +287,16 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestHung: a back-end that does not stop is waited for as long as a reset may take, and then never again.
+// TestHung: a back-end that does not stop is waited for as long as a reset may take, and then no more until it has ended the connection.
 func TestHung(t *testing.T) {
 	_, dev := disk(t, config.Drive{})
-	path, _, _ := serve(t, &vhosttest.Backend{Dev: dev, Before: func(h wire.Header, _ []byte) ([]byte, bool) { return nil, h.Request != wire.GetVringBase }})
+	hung := make(chan struct{})
+	path, _, _ := serve(t, &vhosttest.Backend{Dev: dev, Before: func(h wire.Header, _ []byte) ([]byte, bool) {
+		if h.Request == wire.GetVringBase {
+			<-hung
+		}
+		return nil, h.Request != wire.GetVringBase
+	}})
 	d := connect(t, path, "")
 	mem := vt.Memory(t, 1<<20)
 	activate := func() error {
@@ -312,6 +321,86 @@ func TestHung(t *testing.T) {
 		if again := activate(); again != err {
 			t.Errorf("activated: %v", again)
 		}
+	}
+	close(hung)
+	for begin := time.Now(); d.Reset() != nil; time.Sleep(time.Millisecond) {
+		if time.Since(begin) > vt.Timeout {
+			t.Fatal("it has not stopped although its connection has ended")
+		}
+	}
+}
+
+// slow is a device whose Reset takes its time, or does not come to its end.
+type slow struct {
+	echo
+	reset chan struct{} // Reset waits for it
+	busy  atomic.Bool
+}
+
+func (s *slow) Reset() error {
+	<-s.reset
+	if s.busy.Load() {
+		return fmt.Errorf("stuck: %w", virtio.ErrBusy)
+	}
+	return s.echo.Reset()
+}
+
+// TestSlowEnd: whatever ends a session, the front-end's reset does not come to its end before the device's has, unless by an error.
+func TestSlowEnd(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		end  func(m *vt.Machine, cancel func())
+		busy bool
+	}{
+		{"driver breaks a queue", func(m *vt.Machine, _ func()) { m.Rings[1].SetAvail(1000); m.Rings[1].Kick() }, false},
+		{"told to stop", func(_ *vt.Machine, cancel func()) { cancel() }, false},
+		{"reset", func(*vt.Machine, func()) {}, false},
+		{"device is stuck", func(*vt.Machine, func()) {}, true},
+		{"driver breaks a queue of a device that is stuck", func(m *vt.Machine, _ func()) { m.Rings[1].SetAvail(1000); m.Rings[1].Kick() }, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "socket")
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			dev := &slow{reset: make(chan struct{})}
+			dev.busy.Store(tt.busy)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			served := make(chan error, 1)
+			go func() { served <- backend.Serve(ctx, l, dev) }()
+			d, err := vhostuser.New(t.Context(), sharedFS(path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			m := vt.Start(t, d, 1<<20)
+			m.Do(m.Rings[1], nil, []vt.Span{m.Arena.Alloc(64)})
+			tt.end(m, cancel)
+			done := make(chan error, 1)
+			go func() { done <- d.Reset() }()
+			select {
+			case err := <-done:
+				t.Fatalf("reset before the device: %v", err)
+			case <-time.After(50 * time.Millisecond):
+			}
+			close(dev.reset)
+			select {
+			case err = <-done:
+			case <-time.After(vt.Timeout):
+				t.Fatal("the reset does not end")
+			}
+			if (err != nil) != tt.busy {
+				t.Errorf("reset: %v", err)
+			}
+			if tt.busy {
+				if err := <-served; !errors.Is(err, virtio.ErrBusy) {
+					t.Errorf("served: %v", err)
+				}
+			}
+		})
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/memory"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/queue"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/backend"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/vhostuser/wire"
 	vt "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/virtiotest"
@@ -27,6 +28,7 @@ import (
 type counter struct {
 	activated, reset atomic.Int32
 	enabled          atomic.Int32 // queues of the last Activate
+	irq              virtio.Interrupt
 	busy             atomic.Bool
 }
 
@@ -43,6 +45,7 @@ func (c *counter) Activate(a virtio.Activation) error {
 		}
 	}
 	c.enabled.Store(n)
+	c.irq = a.Interrupt
 	c.activated.Add(1)
 	a.Interrupt.Queue()
 	return nil
@@ -267,14 +270,26 @@ func TestMisbehaviour(t *testing.T) {
 		{"queue without", func(f front) { f.send(wire.SetVringNum, 0, state(2, 8)) }, "queue 2 of 2"},
 		{"queue far without", func(f front) { f.send(wire.SetVringKick, 0, wire.U64(255), int(f.mem.File().Fd())) }, "queue 255 of 2"},
 		{"base", func(f front) { f.send(wire.SetVringBase, 0, state(0, 7)) }, "from entry 7 on: want 0"},
-		{"no kick", func(f front) { f.send(wire.SetVringKick, 0, wire.U64(wire.NoFD)) }, "without a descriptor for its notifications"},
+		{"no kick", func(f front) { f.negotiate(); f.send(wire.SetVringKick, 0, wire.U64(wire.NoFD)) }, "without a descriptor for its notifications"},
+		{"kick before features", func(f front) { f.send(wire.SetVringKick, 0, wire.U64(wire.NoFD)) }, "VHOST_USER_F_PROTOCOL_FEATURES"},
 		{"kick forgotten", func(f front) { f.send(wire.SetVringKick, 0, wire.U64(0)) }, "0 descriptors: want 1"},
 		{"enabled by 2", func(f front) { f.send(wire.SetVringEnable, 0, state(0, 2)) }, "enabled by 2"},
-		{"enabled before features", func(f front) { f.send(wire.SetVringEnable, 0, state(0, 1)) }, "VHOST_USER_F_PROTOCOL_FEATURES"},
+		{"enabled before kick", func(f front) { f.negotiate(); f.send(wire.SetVringEnable, 0, state(0, 1)) }, "enabled without a descriptor"},
 		{"enabled before guest RAM", func(f front) {
-			f.send(wire.SetFeatures, 0, wire.U64(accepted))
+			f.send(wire.SetProtocolFeatures, 0, wire.U64(wire.ProtocolReplyAck))
+			f.set(wire.SetFeatures, wire.U64(accepted))
+			f.ring(0)
 			f.send(wire.SetVringEnable, 0, state(0, 1))
 		}, "queues before guest RAM"},
+		{"enabled again after a stop", func(f front) {
+			f.negotiate()
+			f.ring(0)
+			f.ring(1)
+			f.set(wire.SetVringEnable, state(0, 1))
+			f.set(wire.SetVringEnable, state(1, 1))
+			f.set(wire.SetVringEnable, state(1, 0)) // of both
+			f.send(wire.SetVringEnable, 0, state(0, 1))
+		}, "enabled without a descriptor"},
 		{"size", func(f front) {
 			f.negotiate()
 			f.ring(0)
@@ -341,6 +356,59 @@ func TestMisbehaviour(t *testing.T) {
 	}
 }
 
+// TestMasked: a queue's interrupt may be taken away and given back, or another one, while it is served.
+func TestMasked(t *testing.T) {
+	dev := new(counter)
+	f, _ := session(t, dev)
+	f.negotiate()
+	first := f.ring(0)
+	f.set(wire.SetVringEnable, wire.VringState{Num: 1}.Bytes())
+	raised := func(call *os.File) bool {
+		t.Helper()
+		if err := call.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		var b [8]byte
+		_, err := call.Read(b[:])
+		return err == nil
+	}
+	if !raised(first) {
+		t.Error("no interrupt at first")
+	}
+	f.set(wire.SetVringCall, wire.U64(wire.NoFD))
+	dev.irq.Queue()
+	if raised(first) {
+		t.Error("an interrupt that was taken away")
+	}
+	second := vt.Eventfd(t)
+	f.set(wire.SetVringCall, wire.U64(0), int(second.Fd()))
+	dev.irq.Queue()
+	if !raised(second) || raised(first) {
+		t.Error("not the interrupt that was given")
+	}
+	f.set(wire.SetVringErr, wire.U64(0), int(first.Fd()))
+}
+
+// TestUnread: a front-end that does not read its replies holds nobody up for long.
+func TestUnread(t *testing.T) {
+	f, served := session(t, new(counter))
+	go func() {
+		for {
+			if _, err := f.conn.Write(wire.Message(wire.GetFeatures, 0, nil)); err != nil {
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-served:
+		if err == nil || !strings.Contains(err.Error(), "the front-end does not read its replies within 3s") {
+			t.Error(err)
+		}
+	case <-time.After(vt.Timeout):
+		t.Fatal("it waits for ever")
+	}
+}
+
 // TestRefusalIsTold: who asks is told that a message was refused.
 func TestRefusalIsTold(t *testing.T) {
 	f, served := session(t, new(counter))
@@ -371,8 +439,8 @@ func TestDescriptors(t *testing.T) {
 			for n := range uint32(2) {
 				f.ring(n)
 				f.ring(n) // in the place of what was
-				f.set(wire.SetVringEnable, wire.VringState{Index: 1, Num: 1}.Bytes())
-				f.send(wire.GetVringBase, 0, wire.VringState{Index: 1}.Bytes())
+				f.set(wire.SetVringEnable, wire.VringState{Index: n, Num: 1}.Bytes())
+				f.send(wire.GetVringBase, 0, wire.VringState{Index: n}.Bytes())
 				f.reply(wire.GetVringBase)
 			}
 			fd := int(f.mem.File().Fd())
@@ -446,7 +514,35 @@ func TestServe(t *testing.T) {
 	l.Close()
 }
 
-// FuzzFrontend says anything, with a descriptor of guest RAM beside every message: the session goes on or ends, in time.
+// server is a device that answers each request by what fits into it.
+type server struct{ queues [2]virtio.Worker }
+
+func (*server) Type() uint32                  { return virtio.TypeFS }
+func (*server) Features() uint64              { return 1 << 5 }
+func (*server) QueueSizes() []uint16          { return []uint16{8, 16} }
+func (*server) ReadConfig(_ uint64, p []byte) { clear(p) }
+func (*server) WriteConfig(uint64, []byte)    {}
+func (s *server) Activate(a virtio.Activation) error {
+	for i, q := range a.Queues {
+		if q == nil {
+			continue
+		}
+		if err := s.queues[i].Start("server", q, a.Interrupt, func(c *queue.Chain) (uint32, error) {
+			n := uint32(0)
+			for _, p := range c.Writable {
+				n += uint32(copy(p, "answer"))
+			}
+			return n, nil
+		}); err != nil {
+			return errors.Join(err, s.Reset())
+		}
+	}
+	return nil
+}
+func (s *server) Reset() error { return errors.Join(s.queues[0].Stop(), s.queues[1].Stop()) }
+
+// FuzzFrontend says anything, about guest RAM with anything in it, beside each message the descriptor that it wants, or now and then another
+// one: the session goes on or ends, in time.
 func FuzzFrontend(f *testing.F) {
 	say := func(m ...[]byte) (all []byte) {
 		for _, b := range m {
@@ -467,7 +563,11 @@ func FuzzFrontend(f *testing.F) {
 	f.Add(say(ready, state(wire.GetVringBase, 1, 0), state(wire.SetVringEnable, 0, 1)))
 	f.Add(say(wire.Message(wire.GetConfig, 0, wire.Config(30, make([]byte, 20))), wire.Message(wire.SetConfig, 0, wire.Config(1<<31, make([]byte, 256)))))
 	f.Fuzz(func(t *testing.T, said []byte) {
-		fr, served := session(t, new(counter))
+		fr, served := session(t, new(server))
+		for ram := fr.mem.Regions()[0].Mem[0x1000:0x9000]; len(said) > 0 && len(ram) > 0; {
+			ram = ram[copy(ram, said):]
+		}
+		kick := vt.Eventfd(t)
 		go func() { _, _ = io.Copy(io.Discard, fr.conn) }()
 		_ = fr.conn.SetWriteDeadline(time.Now().Add(vt.Timeout))
 		for len(said) > 0 {
@@ -475,10 +575,11 @@ func FuzzFrontend(f *testing.F) {
 			if n >= wire.HeaderSize {
 				n = min(n, wire.HeaderSize+int(binary.LittleEndian.Uint32(said[8:])&(wire.MaxPayload-1)))
 			}
-			fd := fr.mem.File()
-			if len(said)%2 == 0 {
-				fd = vt.Eventfd(t)
+			fd := kick
+			if (said[0] == byte(wire.SetMemTable)) != (said[n-1]%16 == 1) {
+				fd = fr.mem.File()
 			}
+			vt.Kick(kick)
 			if _, _, err := fr.conn.WriteMsgUnix(said[:n], unix.UnixRights(int(fd.Fd())), nil); err != nil {
 				break
 			}
