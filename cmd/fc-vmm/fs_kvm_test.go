@@ -153,7 +153,7 @@ mount -t virtiofs shared /mnt && echo "again: $(cat /mnt/known)"`
 	must(t, os.WriteFile(at("folder/known"), []byte("a known file"), 0o644))
 	server := start(t, nil, "fs", "--shared-dir", at("folder"), "--socket-path", at("fs.sock"))
 	listens(t, at("fs.sock"))
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, program,
 		"-M", "microvm,accel=kvm,acpi=on,pit=off,pic=off,rtc=off,x-option-roms=off,auto-kernel-cmdline=off,ioapic2=off", "-cpu", "host", "-m", "128M",

@@ -293,9 +293,9 @@ func TestMisbehaviour(t *testing.T) {
 		{"size", func(f front) {
 			f.negotiate()
 			f.ring(0)
-			f.send(wire.SetVringNum, 0, state(0, 16))
+			f.send(wire.SetVringNum, 0, state(0, 2048))
 			f.send(wire.SetVringEnable, 0, state(0, 1))
-		}, "16 entries: want at most 8"},
+		}, "2048 entries: want at most 1024"},
 		{"size of zero", func(f front) {
 			f.negotiate()
 			f.ring(0)

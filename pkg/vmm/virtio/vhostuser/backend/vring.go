@@ -200,8 +200,12 @@ func (s *Session) activate() error {
 	return nil
 }
 
+// leastBound is how many entries each queue may have, whatever its device's own bound is: queues are the front-end's, and QEMU has its drivers
+// choose up to that.
+const leastBound = 1024
+
 func (s *Session) queue(v *vring, most uint16) (*queue.Queue, error) {
-	if v.size > uint32(most) {
+	if most = max(most, leastBound); v.size > uint32(most) {
 		return nil, fmt.Errorf("%w: %d entries: want at most %d", errRefused, v.size, most)
 	}
 	cfg := queue.Config{Size: uint16(v.size), EventIdx: s.accepted&virtio.FeatureEventIdx != 0, Notify: v.kick}
