@@ -42,7 +42,9 @@ var (
 	fence = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
 	// request is a line that sends one, by curl or by the functions that README defines with it.
 	request = regexp.MustCompile(`(?m)^(put|patch|get|delete|curl .*--unix-socket) `)
-	starts  = regexp.MustCompile(`(?m)^fc-vmm .*&$`)
+	starts  = regexp.MustCompile(`(?m)^(fc-vmm --.*)&$`)
+	// serves starts a file server, whose socket has to be waited for, as people do.
+	serves = regexp.MustCompile(`(?m)^(fc-vmm fs .*--socket-path (\S+).*&)$`)
 	// configures is a request for which the microVM must not have been started.
 	configures = regexp.MustCompile(`(?m)^(put (?:[b-z]|a[a-bd-z])|patch machine-config|delete )`)
 	startLine  = regexp.MustCompile(`(?m)^put actions .*InstanceStart.*\n`)
@@ -119,7 +121,8 @@ func runExample(t *testing.T, tools vmmTools, script string) {
 	exampleRoot(t, dir)
 	// The examples' sockets and files are in /tmp: here, in the folder that is the shell's. The console goes where the prelude looks.
 	script = strings.ReplaceAll(script, "/tmp/", "")
-	script = regexp.MustCompile(`(?m)^(fc-vmm .*)&$`).ReplaceAllString(script, "$1 >console 2>log &")
+	script = starts.ReplaceAllString(script, "$1 >console 2>log &")
+	script = serves.ReplaceAllString(script, "$1\nwait_for $2 'test -S $2'")
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, "bash", "-c", examplePrelude+script+"\ncurl -sS --unix-socket fc.sock http://localhost/\n")

@@ -48,3 +48,29 @@ func TestSocketDrive(t *testing.T) {
 		t.Error("the machine was not asked")
 	}
 }
+
+// TestSocketFilesystem is the same of a folder.
+func TestSocketFilesystem(t *testing.T) {
+	b := newBench(t)
+	l, err := net.Listen("unix", b.dir+"/socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	const begin = `{"fs_id": "a", "tag": "t", `
+	for body, want := range map[string]string{
+		`"socket": "/nope"}`:                                  `filesystems/a/socket is "/nope": want a socket at which a vhost-user back-end listens (no such file`,
+		`"socket": "$D/disk"}`:                                "socket operation on non-socket",
+		`"socket": "$D/socket", "path_on_host": "$D/shared"}`: "filesystems/a/path_on_host is",
+		`"socket": "$D/socket", "is_read_only": true}`:        "filesystems/a/is_read_only is true",
+		`"socket": null}`:                                     "filesystems/a/path_on_host is missing",
+	} {
+		if status, answer := b.do("PUT", "/filesystems/a", begin+body); status != 400 || !strings.Contains(faultOf(t, answer), want) {
+			t.Errorf("%s: %d %s, want 400 with %q", body, status, answer, want)
+		}
+	}
+	b.must(t, "PUT", "/filesystems/a", begin+`"socket": "$D/socket", "path_on_host": null}`)
+	if got, want := b.must(t, "GET", "/vm/config", ""), `{"fs_id":"a","tag":"t","socket":"`+b.dir+`/socket","is_read_only":false}`; !strings.Contains(got, want) {
+		t.Errorf("%s, want %s in it", got, want)
+	}
+}
