@@ -59,11 +59,11 @@ func TestSocketFilesystem(t *testing.T) {
 	defer l.Close()
 	const begin = `{"fs_id": "a", "tag": "t", `
 	for body, want := range map[string]string{
-		`"socket": "/nope"}`:                                  `filesystems/a/socket is "/nope": want a socket at which a vhost-user back-end listens (no such file`,
-		`"socket": "$D/disk"}`:                                "socket operation on non-socket",
+		`"socket": "/nope"}`:   `filesystems/a/socket is "/nope": want a socket at which a vhost-user back-end listens (no such file`,
+		`"socket": "$D/disk"}`: "socket operation on non-socket",
 		`"socket": "$D/socket", "path_on_host": "$D/shared"}`: "filesystems/a/path_on_host is",
 		`"socket": "$D/socket", "is_read_only": true}`:        "filesystems/a/is_read_only is true",
-		`"socket": null}`:                                     "filesystems/a/path_on_host is missing",
+		`"socket": null}`: "filesystems/a/path_on_host is missing",
 	} {
 		if status, answer := b.do("PUT", "/filesystems/a", begin+body); status != 400 || !strings.Contains(faultOf(t, answer), want) {
 			t.Errorf("%s: %d %s, want 400 with %q", body, status, answer, want)
