@@ -143,9 +143,9 @@ func TestCalls(t *testing.T) {
 		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t", "path_on_host": "$D/disk"}`, "400 filesystems/a/path_on_host is", afterStart},
 		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t", "socket": "$D/nope"}`, `400 filesystems/a/socket is`, afterStart},
 		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t", "socket": "$D/disk"}`, `400 filesystems/a/socket is`, afterStart},
-		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t", "socket": "$D/nope", "path_on_host": "$D/folder"}`, `400 filesystems/a/path_on_host is`, afterStart},
-		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t", "socket": "$D/nope", "is_read_only": true}`, `400 filesystems/a/is_read_only is true`, afterStart},
-		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t"}`, `400 filesystems/a/path_on_host is missing`, afterStart},
+		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t", "socket": "$D/nope", "path_on_host": "$D/folder"}`, `400 filesystems/a/path_on_host is`, `400 filesystems/a/path_on_host is`},
+		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t", "socket": "$D/nope", "is_read_only": true}`, `400 filesystems/a/is_read_only is true`, `400 filesystems/a/is_read_only is true`},
+		{"PUT", "/filesystems/a", `{"fs_id": "a", "tag": "t"}`, `400 filesystems/a/path_on_host is missing`, `400 filesystems/a/path_on_host is missing`},
 		{"DELETE", "/filesystems/b", "", `400 fs_id is "b"`, afterStart},
 		{"DELETE", "/filesystems/a", "", "204", afterStart},
 

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -129,11 +128,7 @@ poweroff -n -f`
 	})
 	await := func(text string) {
 		t.Helper()
-		for begin := time.Now(); !strings.Contains(out.String(), text); time.Sleep(10 * time.Millisecond) {
-			if m.State() == config.Ended || time.Since(begin) > bootTimeout {
-				t.Fatalf("the guest did not print %q within %v", text, bootTimeout)
-			}
-		}
+		awaitText(t, m, out, text)
 	}
 	ctx := context.Background()
 	await("want larger")

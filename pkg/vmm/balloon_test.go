@@ -70,8 +70,12 @@ func (g *balloonGuest) must(err error) {
 // await waits until f is true.
 func (g *balloonGuest) await(what string, f func() bool) {
 	g.Helper()
-	for begin := time.Now(); !f(); time.Sleep(10 * time.Millisecond) {
-		if g.m.State() == config.Ended || time.Since(begin) > bootTimeout {
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		over := g.m.State() == config.Ended || time.Since(begin) > bootTimeout // before f: its last words may be what is waited for
+		if f() {
+			return
+		}
+		if over {
 			st, err := g.m.BalloonStatistics()
 			all, _ := json.Marshal(st)
 			g.Fatalf("not within %v: %s; %d MiB are resident, statistics %s, %v", bootTimeout, what, g.resident(), all, err)

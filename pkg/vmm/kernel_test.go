@@ -45,6 +45,20 @@ func startKernel(t *testing.T, cfg config.VM) (*Machine, *vmmtest.Console) {
 	return m, &out
 }
 
+// awaitText waits until the guest has printed text.
+func awaitText(t *testing.T, m *Machine, out *vmmtest.Console, text string) {
+	t.Helper()
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		over := m.State() == config.Ended || time.Since(begin) > bootTimeout // first: it may be the guest's last word
+		if strings.Contains(out.String(), text) {
+			return
+		}
+		if over {
+			t.Fatalf("the guest did not print %q within %v", text, bootTimeout)
+		}
+	}
+}
+
 func waitKernel(t *testing.T, m *Machine) Exit {
 	t.Helper()
 	select {

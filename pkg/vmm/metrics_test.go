@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -82,11 +81,7 @@ ping -c 5 -s 1000 198.51.100.1 | grep received`
 		t.Fatal(err)
 	}
 	r.Started(m.Metrics())
-	for begin := time.Now(); !strings.Contains(out.String(), "want network"); time.Sleep(10 * time.Millisecond) {
-		if m.State() == config.Ended || time.Since(begin) > bootTimeout {
-			t.Fatal("the guest did not get that far")
-		}
-	}
+	awaitText(t, m, &out, "want network")
 	if err := r.Flush(); err != nil {
 		t.Error(err)
 	}

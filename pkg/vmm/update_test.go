@@ -49,11 +49,7 @@ echo "went on"`
 	ctx := context.Background()
 	await := func(text string) {
 		t.Helper()
-		for begin := time.Now(); !strings.Contains(out.String(), text); time.Sleep(10 * time.Millisecond) {
-			if m.State() == config.Ended || time.Since(begin) > bootTimeout {
-				t.Fatalf("the guest did not print %q within %v", text, bootTimeout)
-			}
-		}
+		awaitText(t, m, out, text)
 	}
 	update := func(u config.DriveUpdate) {
 		t.Helper()
