@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/metrics"
@@ -117,6 +118,7 @@ func runFS(args []string, stdout io.Writer) error {
 			return err
 		}
 	}
+	hold.AllowHugePages() // for the guest's RAM
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	return serveFolder(ctx, &o)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/hold"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/parent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
@@ -73,6 +74,7 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 			return 0, err
 		}
 	}
+	hold.AllowHugePages() // for the guest's RAM
 	// A reader of the console who leaves must not take the guest along.
 	signal.Ignore(unix.SIGPIPE)
 	signals := make(chan os.Signal, 2)

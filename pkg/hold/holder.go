@@ -26,14 +26,6 @@ const (
 	endTimeout = 5 * time.Second
 )
 
-// LeanHeap, as GODEBUG in a Go program's environment at its start, keeps its heap in small pages. Where transparent huge pages
-// are always on, a process that needs a few hundred KiB takes 2 MiB or 4 MiB otherwise. A guest's RAM is no part of the heap.
-const LeanHeap = "disablethp=1"
-
-// LeanGC, as GOGC, has garbage collected from 1 MiB of heap on (a quarter of what is usual; runtime/debug.SetGCPercent): in processes
-// that live for long and keep less than that, the rest would be garbage.
-const LeanGC = "25"
-
 // ErrEnded is the error of asking a holder that is no more.
 var ErrEnded = errors.New("the container's process on the host has ended")
 
@@ -100,7 +92,7 @@ func Start(o Options) (_ *Holder, err error) {
 	} else {
 		h.cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
 	}
-	if err := nsthread.Do(h.cmd.Start, in...); err != nil {
+	if err := nsthread.Do(func() error { return StartLean(h.cmd.Start) }, in...); err != nil {
 		return nil, fmt.Errorf("start %s hold: %w", o.Program, err)
 	}
 	go h.listen()

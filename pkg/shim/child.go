@@ -67,9 +67,9 @@ func startChild(ctx context.Context, o vmOptions, r role) (*child, error) {
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.WaitDelay = time.Second // a helper of its own that outlives it must not hold us
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	start := p.cmd.Start
-	if r.in != nil {
-		start = func() error { return r.in(p.cmd.Start) }
+	start := func() error { return hold.StartLean(p.cmd.Start) }
+	if lean := start; r.in != nil {
+		start = func() error { return r.in(lean) }
 	}
 	if err := o.Cgroup.start(p.cmd, start); err != nil {
 		pw.Close()

@@ -67,7 +67,9 @@ func TaskPlugin() *plugin.Registration {
 				return nil, err
 			}
 			if os.Getenv(goDebugEnv) == hold.LeanHeap {
-				os.Unsetenv(goDebugEnv) // it has worked, and is nothing for hooks and loggers
+				// It has worked, and is nothing for hooks and loggers.
+				os.Unsetenv(goDebugEnv)
+				hold.AllowHugePages()
 			}
 			s, err := newService(ic.Context, publisher.(shim.Publisher), sd.(shutdown.Service))
 			if err != nil {
@@ -272,6 +274,6 @@ func startPrivate(cmd *exec.Cmd) error {
 		if err != nil {
 			return fmt.Errorf("make a mount namespace: %w", err)
 		}
-		return cmd.Start()
+		return hold.StartLean(cmd.Start)
 	})
 }
