@@ -81,17 +81,7 @@ work second`
 	must(t, c.Start(ctx))
 	says := func(text string) {
 		t.Helper()
-		for {
-			b, err := os.ReadFile(at("console"))
-			if err == nil && strings.Contains(string(b), text) {
-				return
-			}
-			select {
-			case <-ctx.Done():
-				t.Fatalf("the console has no %q: %s", text, b)
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
+		consoleHas(ctx, t, at("console"), text)
 	}
 	says("first: a known file")
 	says("first: unmounted")

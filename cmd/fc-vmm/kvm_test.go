@@ -39,6 +39,22 @@ func kernel(t *testing.T, text string, code ...byte) string {
 	return path
 }
 
+// consoleHas waits until a guest has printed text, its line ends without a carriage return, to the file that its console is.
+func consoleHas(ctx context.Context, t *testing.T, console, text string) {
+	t.Helper()
+	for {
+		b, err := os.ReadFile(console)
+		if err == nil && strings.Contains(strings.ReplaceAll(string(b), "\r", ""), text) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the console has no %q: %s", text, b)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // spin is jmp to itself: a guest that leaves KVM_RUN for nobody.
 var spin = []byte{0xeb, 0xfe}
 

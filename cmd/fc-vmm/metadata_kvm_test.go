@@ -94,17 +94,7 @@ sleep 0.2`
 	must(c.Start(ctx))
 	has := func(text string) {
 		t.Helper()
-		for {
-			b, err := os.ReadFile(console)
-			if err == nil && strings.Contains(strings.ReplaceAll(string(b), "\r", ""), text) {
-				return
-			}
-			select {
-			case <-ctx.Done():
-				t.Fatalf("the console has no %q: %s", text, b)
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
+		consoleHas(ctx, t, console, text)
 	}
 	has("keys: ami-id\nid: ami-87654321\n")
 	must(c.PatchMetadata(ctx, json.RawMessage(`{"latest": {"meta-data": {"news": "hello, guest"}}}`)))

@@ -88,16 +88,8 @@ func (c *conn) hasEnded() bool {
 
 // readMessage reads one message. Descriptors that come with it are closed by the kernel, as nobody receives them.
 func readMessage(r io.Reader) (wire.Header, []byte, error) {
-	var b [wire.HeaderSize]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return wire.Header{}, nil, ended(err)
-	}
-	h, err := wire.ParseHeader(&b)
+	h, payload, err := wire.Read(r)
 	if err != nil {
-		return h, nil, err
-	}
-	payload := make([]byte, h.Size)
-	if _, err := io.ReadFull(r, payload); err != nil {
 		return h, nil, ended(err)
 	}
 	return h, payload, nil

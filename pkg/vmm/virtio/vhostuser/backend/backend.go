@@ -5,6 +5,7 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -228,13 +229,6 @@ func (s *Session) receive() (h wire.Header, payload []byte, files []*file, err e
 	if flags&unix.MSG_CTRUNC != 0 {
 		return h, nil, files, fmt.Errorf("%w: more than %d descriptors in a message", wire.ErrMalformed, wire.MaxRegions)
 	}
-	if _, err = io.ReadFull(s.conn, head[n:]); err != nil {
-		return h, nil, files, err
-	}
-	if h, err = wire.ParseHeader(&head); err != nil {
-		return h, nil, files, err
-	}
-	payload = make([]byte, h.Size)
-	_, err = io.ReadFull(s.conn, payload)
+	h, payload, err = wire.Read(io.MultiReader(bytes.NewReader(head[:n]), s.conn))
 	return h, payload, files, err
 }

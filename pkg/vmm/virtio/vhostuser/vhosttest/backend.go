@@ -3,6 +3,7 @@
 package vhosttest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -93,18 +94,11 @@ func (b *Backend) pass() error {
 	if err == nil && n == 0 {
 		err = io.EOF
 	}
-	if err == nil {
-		_, err = io.ReadFull(b.front, head[n:])
-	}
 	if err != nil {
 		return err
 	}
-	h, err := wire.ParseHeader(&head)
+	h, payload, err := wire.Read(io.MultiReader(bytes.NewReader(head[:n]), b.front))
 	if err != nil {
-		return err
-	}
-	payload := make([]byte, h.Size)
-	if _, err := io.ReadFull(b.front, payload); err != nil {
 		return err
 	}
 	fds, err := received(oob[:oobn])
@@ -125,7 +119,7 @@ func (b *Backend) pass() error {
 	if err := b.keep(h, payload, fds); err != nil {
 		return err
 	}
-	if _, _, err := b.back.WriteMsgUnix(append(head[:], payload...), unix.UnixRights(fds...), nil); err != nil {
+	if _, _, err := b.back.WriteMsgUnix(wire.Message(h.Request, h.Flags, payload), unix.UnixRights(fds...), nil); err != nil {
 		return err
 	}
 	if !replies(h) {
@@ -176,16 +170,8 @@ func replies(h wire.Header) bool {
 
 // reply takes a reply back, changed as the fields say.
 func (b *Backend) reply(h wire.Header) error {
-	var head [wire.HeaderSize]byte
-	if _, err := io.ReadFull(b.back, head[:]); err != nil {
-		return err
-	}
-	r, err := wire.ParseHeader(&head)
+	r, payload, err := wire.Read(b.back)
 	if err != nil {
-		return err
-	}
-	payload := make([]byte, r.Size)
-	if _, err := io.ReadFull(b.back, payload); err != nil {
 		return err
 	}
 	change := func(f func(uint64) uint64) {
@@ -203,7 +189,7 @@ func (b *Backend) reply(h wire.Header) error {
 			change(func(uint64) uint64 { return b.Queues })
 		}
 	}
-	_, err = b.front.Write(append(head[:], payload...))
+	_, err = b.front.Write(wire.Message(r.Request, r.Flags, payload))
 	return err
 }
 

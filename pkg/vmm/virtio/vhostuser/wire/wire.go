@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 )
 
 // Request is the kind of a message.
@@ -112,6 +113,21 @@ func ParseHeader(b *[HeaderSize]byte) (Header, error) {
 		return h, fmt.Errorf("%w: message %d has %d bytes: want at most %d", ErrMalformed, h.Request, h.Size, MaxPayload)
 	}
 	return h, nil
+}
+
+// Read reads one message from r.
+func Read(r io.Reader) (Header, []byte, error) {
+	var b [HeaderSize]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return Header{}, nil, err
+	}
+	h, err := ParseHeader(&b)
+	if err != nil {
+		return h, nil, err
+	}
+	payload := make([]byte, h.Size)
+	_, err = io.ReadFull(r, payload)
+	return h, payload, err
 }
 
 func checkSize(what string, b []byte, want int) error {
