@@ -36,8 +36,8 @@ merge() {
 	return $lost
 }
 
-# apply TREE: applies the patches. They only make the boot cheaper, so that one which does not fit a later version of Debian's
-# source is left out: the kernel without it is as good, and make bench-check says what it costs.
+# apply TREE: applies the patches. They make the boot cheaper, and one mends what later releases have mended, so that one which does
+# not fit a later version of Debian's source is left out: make bench-check says what that costs, the tests of virtio-net what it breaks.
 apply() {
 	local p
 	for p in "${patches[@]}"; do
@@ -70,7 +70,7 @@ if [ ! -f "$kept/vmlinux" ]; then
 	mv "$kept/vmlinux.new" "$kept/vmlinux"
 fi
 while read -r left; do
-	say "$left does not fit Linux $version and is left out: guests boot slower"
+	say "$left does not fit Linux $version and is left out; guest/kernel/$left says what it did"
 done < <(cat "$kept/left-out" 2>/dev/null || :)
 (cd "$root" && CGO_ENABLED=0 go run ./guest/kernel/compact "$kept/vmlinux" "$kept/vmlinux.small")
 install_file "$kept/vmlinux.small" "$bin/vmlinux"

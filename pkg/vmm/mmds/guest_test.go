@@ -117,6 +117,7 @@ func (g *inGuest) end() {
 	case <-g.m.Done():
 	case <-time.After(hostPatience):
 		g.Errorf("the guest did not end within %s", hostPatience)
+		g.m.Close()
 	}
 	if e := g.m.Wait(); e.Reason != vmm.PoweredOff || e.Err != nil {
 		g.Errorf("ended with %v, %v", e.Reason, e.Err)

@@ -99,6 +99,8 @@ func guestDo(l links, command []string) (string, error) {
 		return "echoed", guestEcho(command[1])
 	case "pour":
 		return "poured", pour(command[1])
+	case "flood":
+		return "flooding", flood(command[1])
 	case "rate":
 		return guestRate(command[1], command[2], 5*time.Second)
 	case "rebind":
@@ -186,6 +188,20 @@ func pour(port string) error {
 			io.Copy(c, rand.NewChaCha8([32]byte{fromGuest}))
 		} else {
 			io.Copy(io.Discard, c)
+		}
+	}()
+	return nil
+}
+
+// flood sends small datagrams without end, in the background.
+func flood(addr string) error {
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for b := make([]byte, 64); ; {
+			c.Write(b) // nobody listens, says an answer at times
 		}
 	}()
 	return nil

@@ -277,6 +277,68 @@ func TestGuest(t *testing.T) {
 	case <-m.Done():
 	case <-time.After(hostPatience):
 		t.Errorf("the guest did not end within %s", hostPatience)
+		m.Close()
+	}
+	if e := m.Wait(); e.Reason != vmm.PoweredOff || e.Err != nil {
+		t.Errorf("ended with %v, %v", e.Reason, e.Err)
+	}
+}
+
+// TestPowersOffWhileSending has guests power off in the middle of sending, which has kept some releases of Linux for ever.
+func TestPowersOffWhileSending(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skip("needs a network namespace of its own:", err)
+	}
+	for range 3 {
+		powerOffWhileSending(t)
+	}
+}
+
+func powerOffWhileSending(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := "console=ttyS0 reboot=k panic=-1 quiet"
+	var out vmmtest.Console
+	m, err := vmm.New(context.Background(), config.VM{
+		Machine:    config.Machine{VCPUCount: 1, MemSizeMiB: 128},
+		BootSource: &config.BootSource{KernelImagePath: vmmtest.Kernel(t), InitrdPath: vmmtest.Self(t), BootArgs: &args},
+		NetworkInterfaces: []config.NetworkInterface{
+			{IfaceID: "first", HostDevName: tap0},
+			{IfaceID: "second", HostDevName: tap1},
+		},
+	}, vmm.Options{Console: &out})
+	must(err)
+	defer m.Close()
+	l, err := newLinks()
+	must(err)
+	defer unix.Close(l.fd)
+	must(l.address(tap0, host0))
+	control, err := net.Listen("tcp", host0+controlPort)
+	must(err)
+	defer control.Close()
+	must(control.(*net.TCPListener).SetDeadline(time.Now().Add(hostPatience)))
+	must(m.Start(context.Background()))
+	c, err := control.Accept()
+	must(err)
+	defer c.Close()
+	must(c.SetDeadline(time.Now().Add(hostPatience)))
+	_, err = fmt.Fprintln(c, "flood "+host0+sinkPort)
+	must(err)
+	if answer, err := bufio.NewReader(c).ReadString('\n'); answer != "flooding\n" {
+		t.Fatalf("%q, %v", answer, err)
+	}
+	c.Close()
+	select {
+	case <-m.Done():
+	case <-time.After(hostPatience):
+		m.Close()
+		t.Fatalf("the guest did not end within %s; console:\n%s", hostPatience, out.String())
 	}
 	if e := m.Wait(); e.Reason != vmm.PoweredOff || e.Err != nil {
 		t.Errorf("ended with %v, %v", e.Reason, e.Err)
