@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"syscall"
@@ -73,11 +74,33 @@ func told(event any) (id, what string) {
 	return "", ""
 }
 
-// TestShimLog looks for a line of the shim's in containerd's log, which is on the level "debug".
+// TestShimLog looks for the shim's lines in containerd's log, which is on the level "debug": of a pod's start and end, and nothing of concern.
 func TestShimLog(t *testing.T) {
 	c := containerd(t)
 	fcOnly(t, c)
-	from := c.LogSize()
-	startIdle(t, c, "")
-	await(t, "the shim's line in containerd's log", func() bool { return strings.Contains(c.LogTail(from), "pod started") })
+	from, id := c.LogSize(), c.ID(t)
+	if r := c.Run(t, harness.Run{ID: id, Args: []string{"true"}}); r.Status != 0 {
+		t.Fatal(r)
+	}
+	await(t, "the shim's end", func() bool {
+		_, err := c.FindProcess(id, harness.Shim)
+		return errors.Is(err, harness.ErrNoProcess)
+	})
+	var lines []string
+	await(t, "the shim's last line in containerd's log", func() bool {
+		lines = slices.DeleteFunc(strings.Split(c.LogTail(from), "\n"), func(l string) bool { return !strings.Contains(l, "runtime=io.containerd.fc.v2") })
+		return len(lines) > 0 && strings.Contains(strings.Join(lines, "\n"), "pod ended")
+	})
+	for _, line := range lines {
+		// containerd takes what the shim's `delete` says at the level debug for warnings.
+		if strings.Contains(line, "cleaning up dead shim") {
+			continue
+		}
+		if strings.Contains(line, "level=warning") || strings.Contains(line, "level=error") {
+			t.Error("in a pod's ordinary life: ", line)
+		}
+	}
+	if !strings.Contains(strings.Join(lines, "\n"), "pod started") {
+		t.Errorf("no line about the start:\n%s", strings.Join(lines, "\n"))
+	}
 }

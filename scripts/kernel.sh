@@ -36,7 +36,7 @@ merge() {
 	return $lost
 }
 
-# apply TREE: applies the patches. They make the boot cheaper, and one mends what later releases have mended, so that one which does
+# apply TREE: applies the patches. They make the boot cheaper, and one mends what later releases mend themselves, so that one which does
 # not fit a later version of Debian's source is left out: make bench-check says what that costs, the tests of virtio-net what it breaks.
 apply() {
 	local p

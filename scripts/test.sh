@@ -20,7 +20,7 @@ kvm_packages() { grep -rlE 'vmmtest\.|harness\.Need|needMachine\(' --include='*_
 if [ "${1:-}" = --in-machine ]; then
 	work=$2 group=$3 end=$((SECONDS + $4)) most=$4
 	# Where there are several packages, one whose test hangs leaves the others their time.
-	[ "$(wc -l <"$work/$group")" = 1 ] || most=600
+	[ "$(wc -l <"$work/$group")" = 1 ] || most=$((most / 2))
 	# Tests that find no KVM, kernel or image must fail, not be skipped: all of it has been built.
 	export FC_BIN=$bin FC_BIN_DIR=$bin FC_KERNEL=$bin/vmlinux FC_REQUIRE_KVM=1
 	[ "$group" != runc ] || export FC_RUNTIME=io.containerd.runc.v2
@@ -33,9 +33,18 @@ if [ "${1:-}" = --in-machine ]; then
 		[ "$skip" != all ] || continue
 		printf '=== group %s, package %s\n' "$group" "$pkg"
 		left=$((end - SECONDS - 30))
+		if [ $left -lt 10 ]; then
+			echo "FAIL: no time left"
+			status=1
+			continue
+		fi
 		# A test that hangs says where, before the machine's own time is up.
-		(cd "$root/$pkg" && "$work/$(tr / - <<<"$pkg").test" -test.v -test.timeout $((left < most ? left : most))s \
-			-test.run "$(cat "$work/$group.run")" -test.skip "^($skip)\$") || status=1
+		if (cd "$root/$pkg" && "$work/$(tr / - <<<"$pkg").test" -test.v -test.timeout $((left < most ? left : most))s \
+			-test.run "$(cat "$work/$group.run")" -test.skip "^($skip)\$"); then
+			printf '=== passed: group %s, package %s\n' "$group" "$pkg"
+		else
+			status=1
+		fi
 	done <"$work/$group"
 	exit "$status"
 fi
@@ -116,10 +125,15 @@ in_machine() {
 	return $rc
 }
 
-# passed LOG: for each package what a log saw pass, for the next machine: all, or names with a bar before each.
+# passed LOG: for each package what a log saw pass, for the next machine: all, or names with a bar before each. A package that failed otherwise than
+# by a test has nothing that passed.
 passed() {
-	awk '/^=== group/ {pkg = $NF} /^--- PASS: / {names[pkg] = names[pkg] "|" $3} /^PASS$/ {names[pkg] = "all"}
-		END {for (pkg in names) print pkg, names[pkg]}' "$1"
+	awk 'function tell() { if (pkg != "" && (whole || failed || open != "")) print pkg, (whole ? "all" : names); pkg = names = open = ""; whole = failed = 0 }
+		/^=== group / { tell(); pkg = $NF }
+		/^=== RUN   [^\/]*$/ { open = $3 }
+		/^--- (PASS|FAIL|SKIP): [A-Za-z0-9_]+ \([0-9.]+s\)$/ { if ($3 == open) open = ""; if ($2 == "PASS:") names = names "|" $3; if ($2 == "FAIL:") failed = 1 }
+		/^=== passed: group / { whole = 1 }
+		END { tell() }' "$1"
 }
 
 # run_group GROUP: its status is that of the group's tests.

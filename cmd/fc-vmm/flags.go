@@ -22,7 +22,7 @@ API and configuration:
   --api-sock PATH      socket to make and serve the API on; must not exist yet
                        (default /run/firecracker.socket)
   --api-fd N           serve the API on this inherited, listening socket instead
-  --no-api             serve no API; needs --config-file
+  --no-api             serve no API; needs --config-file or --config-fd
   --http-api-max-payload-size N
                        the largest body of a request, in bytes (default 51200)
   --id ID              name of the microVM: 1 to 64 letters, digits, hyphens
@@ -30,6 +30,9 @@ API and configuration:
   --config-file FILE   boot from this JSON document: boot-source, drives,
                        machine-config, network-interfaces, vsock, entropy,
                        serial, logger, metrics, mmds-config, filesystems
+  --config-fd N        boot from such a document that comes over this inherited
+                       socket, up to its end, and answer there: {} when the microVM
+                       runs, else {"fault_message": "..."}
   --metadata FILE      data of the metadata service, a JSON document; the service
                        itself is mmds-config's
   --mmds-size-limit N  bound on these data as compact JSON, in bytes (default: what
@@ -94,6 +97,7 @@ type settings struct {
 	maxPayload    int
 	id            string
 	configFile    string
+	configFD      int
 	metadata      string
 	mmdsLimit     int
 	logPath       string
@@ -144,6 +148,7 @@ func parseFlags(args []string) (settings, error) {
 	f.IntVar(&s.maxPayload, "http-api-max-payload-size", api.MaxBody, "")
 	f.StringVar(&s.id, "id", "anonymous-instance", "")
 	f.StringVar(&s.configFile, "config-file", "", "")
+	f.IntVar(&s.configFD, "config-fd", -1, "")
 	f.StringVar(&s.metadata, "metadata", "", "")
 	f.IntVar(&s.mmdsLimit, "mmds-size-limit", 0, "")
 	f.StringVar(&s.logPath, "log-path", "", "")
@@ -182,8 +187,12 @@ func (s *settings) check(rest []string) error {
 		return fmt.Errorf("argument %q is not expected: want options only (--help lists them)", rest[0])
 	case !validID(s.id):
 		return errBadID(s.id)
-	case s.noAPI && s.configFile == "":
-		return errors.New("--no-api: want --config-file with it, or nothing can ever start")
+	case s.given["config-fd"] && s.configFD < 0:
+		return fmt.Errorf("--config-fd is %d: want an open file descriptor", s.configFD)
+	case s.given["config-fd"] && s.given["config-file"]:
+		return errors.New("--config-fd: want no --config-file with it")
+	case s.noAPI && !s.described():
+		return errors.New("--no-api: want --config-file or --config-fd with it, or nothing can ever start")
 	case s.noAPI && (s.given["api-sock"] || s.given["api-fd"]):
 		return errors.New("--no-api: want neither --api-sock nor --api-fd with it")
 	case s.given["api-sock"] && s.given["api-fd"]:

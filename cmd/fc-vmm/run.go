@@ -111,7 +111,11 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	server := api.NewServer(api.Options{
 		ID: s.id, Version: version(), Boot: start, MaxBody: s.maxPayload, Metadata: metadata, Logger: lines.Configure, Metrics: recorder,
 		// Not earlier: it would delay the first answer.
-		Described: func() { base = vmm.Prepare("") },
+		Described: func() {
+			if base == nil {
+				base = vmm.Prepare("")
+			}
+		},
 	})
 	var l net.Listener
 	if !s.noAPI {
@@ -129,12 +133,13 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	phases.Mark("api")
 	failed := make(chan error, 1)
 	go func() {
-		// First the file: no client's request comes before it.
-		if s.configFile != "" {
-			if err := bootFile(server, s.configFile); err != nil {
-				failed <- err
-				return
-			}
+		// First the description: no client's request comes before it.
+		if s.described() {
+			base = vmm.Prepare("")
+		}
+		if err := bootDescribed(server, s); err != nil {
+			failed <- err
+			return
 		}
 		if l != nil {
 			failed <- server.Serve(l)
@@ -235,27 +240,6 @@ func listenAPI(s *settings) (net.Listener, error) {
 		return inherit("--api-fd", s.apiFD)
 	}
 	return listen("--api-sock", s.apiSock)
-}
-
-// bootFile does what --config-file says.
-func bootFile(server *api.Server, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("--config-file: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, api.MaxConfigFile+1))
-	switch {
-	case err != nil:
-		return fmt.Errorf("--config-file: %w", err)
-	case len(text) > api.MaxConfigFile:
-		return fmt.Errorf("--config-file is %q: want at most %d bytes", path, api.MaxConfigFile)
-	}
-	ctx := context.Background()
-	if err := server.Configure(ctx, text); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return server.Start(ctx)
 }
 
 // version is what the build has recorded.

@@ -224,6 +224,9 @@ func bootGuest(ctx context.Context, s *Settings) (_ string, err error) {
 			err = joinCleanup(err, kerr)
 		}
 	}()
+	if err := v.running(ctx); err != nil {
+		return "", err
+	}
 	if err := v.ready(ctx, time.Duration(s.BootTimeout)); err != nil {
 		return "", err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,6 +50,15 @@ type role struct {
 	in func(func() error) error
 }
 
+// fd is where the child finds the next of its files.
+func (r *role) fd() int { return 4 + len(r.files) }
+
+// hand gives the child a file, and tells it by an option where it is.
+func (r *role) hand(option string, f *os.File) {
+	r.args = append(r.args, option, strconv.Itoa(r.fd()))
+	r.files = append(r.files, f)
+}
+
 // parentFD is where a child finds the pipe.
 const parentFD = "3"
 
@@ -88,6 +98,9 @@ func (p *child) reap() {
 }
 
 func (p *child) pid() int { return p.cmd.Process.Pid }
+
+// status is the exit status of a child that is done; -1 if a signal has ended it.
+func (p *child) status() int { return p.cmd.ProcessState.ExitCode() }
 
 // endTimeout is how long a killed child may take to end.
 const endTimeout = 5 * time.Second
@@ -143,6 +156,7 @@ type tailWriter struct {
 	mu     sync.Mutex
 	line   []byte
 	latest string
+	fatal  bool // latest tells why the process ends, what follows is Go's stacks
 }
 
 const maxLogLine = 1024
@@ -164,7 +178,9 @@ func (t *tailWriter) Write(b []byte) (int, error) {
 
 func (t *tailWriter) emit() {
 	if s := strings.TrimSpace(strings.ToValidUTF8(string(t.line), "?")); s != "" {
-		t.latest = s
+		if !t.fatal {
+			t.latest, t.fatal = s, strings.HasPrefix(s, "panic: ") || strings.HasPrefix(s, "fatal error: ")
+		}
 		t.log.Info(s)
 	}
 	t.line = t.line[:0]

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,6 +45,9 @@ func TestMain(m *testing.M) {
 	}
 	if len(os.Args) > 1 && os.Args[1] == "fs" {
 		fakeMetrics(`"fs_shared":{"request_count":5}`)
+		if err := os.WriteFile("fs.pid", strconv.AppendInt(nil, int64(os.Getpid()), 10), 0o600); err != nil {
+			panic(err)
+		}
 		_, _ = io.Copy(io.Discard, os.NewFile(3, "parent"))
 		os.Exit(0)
 	}
@@ -76,44 +79,65 @@ func fakeVMM() {
 		_, _ = io.Copy(io.Discard, os.NewFile(3, "parent"))
 		os.Exit(0)
 	}()
-	l, err := net.FileListener(os.NewFile(4, "api"))
+	start := os.NewFile(5, "start")
+	text, err := io.ReadAll(start)
 	if err != nil {
 		panic(err)
 	}
-	fake := ""
-	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		switch r.URL.Path {
-		case "/boot-source":
-			var b config.BootSource
-			_ = json.Unmarshal(body, &b)
-			if _, f, ok := strings.Cut(*b.BootArgs, "fake="); ok {
-				fake, _, _ = strings.Cut(f, " ")
-			}
-			if strings.Contains(*b.BootArgs, "fc_boot_timer=1") != slices.Contains(os.Args, "--boot-timer") {
-				panic("a boot timer on one side only")
-			}
-			if fake == "refuse" {
-				w.WriteHeader(http.StatusBadRequest)
-				_, _ = w.Write([]byte(`{"fault_message":"boot_args: not today"}`))
-				return
-			}
-			if fake == "die" {
-				fmt.Fprintln(os.Stderr, "fc-vmm: something is wrong")
-				os.Exit(1)
-			}
-		case "/actions":
-			fakeMetrics(`"vcpu":{"exit_io_in":7},"block_root":{"read_count":3}`)
-			switch fake {
-			case "panic":
-				time.AfterFunc(50*time.Millisecond, func() { os.Exit(config.StatusPanicked) })
-			case "silent":
-			default:
-				go fakeGuest(fake)
-			}
+	answer := func(a config.StartAnswer) {
+		text, _ := json.Marshal(a)
+		if _, err := start.Write(text); err != nil {
+			panic(err)
 		}
-		w.WriteHeader(http.StatusNoContent)
-	}))
+		start.Close()
+	}
+	var vm config.VM
+	if err := json.Unmarshal(text, &vm); err != nil {
+		panic(err)
+	}
+	args, fake := *vm.BootSource.BootArgs, ""
+	if _, f, ok := strings.Cut(args, "fake="); ok {
+		fake, _, _ = strings.Cut(f, " ")
+	}
+	if strings.Contains(args, "fc_boot_timer=1") != slices.Contains(os.Args, "--boot-timer") {
+		panic("a boot timer on one side only")
+	}
+	switch fake {
+	case "refuse":
+		fmt.Fprintln(os.Stderr, "fc-vmm: the last of several lines")
+		answer(config.StartAnswer{Fault: "boot_args: not\ntoday", Invalid: true})
+		os.Exit(config.StatusBadConfig)
+	case "die":
+		fmt.Fprintln(os.Stderr, "fc-vmm: something is wrong")
+		os.Exit(config.StatusBadConfig)
+	case "crash":
+		fmt.Fprintln(os.Stderr, "panic: a bug\n\ngoroutine 1 [running]:\nmain.main()")
+		os.Exit(2)
+	case "nofiles": // the file server dies, and the VM's start with it
+		pid, err := os.ReadFile("fs.pid")
+		for ; err != nil; pid, err = os.ReadFile("fs.pid") {
+			time.Sleep(time.Millisecond)
+		}
+		n, err := strconv.Atoi(string(pid))
+		if err == nil {
+			err = syscall.Kill(n, syscall.SIGKILL)
+		}
+		if err != nil {
+			panic(err)
+		}
+		answer(config.StartAnswer{Fault: "vhost-user: EOF"})
+		os.Exit(config.StatusBadConfig)
+	}
+	answer(config.StartAnswer{})
+	fakeMetrics(`"vcpu":{"exit_io_in":7},"block_root":{"read_count":3}`)
+	switch fake {
+	case "panic":
+		time.Sleep(50 * time.Millisecond)
+		os.Exit(config.StatusPanicked)
+	case "silent":
+		select {}
+	}
+	fakeGuest(fake)
 	os.Exit(82)
 }
 

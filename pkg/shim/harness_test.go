@@ -153,7 +153,7 @@ func (w *world) nothingLeft() {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "config.json", exitName, "resized", "updated":
+		case "config.json", exitName, "resized", "updated", "fs.pid":
 		default:
 			w.Errorf("left in the bundle: %s", e.Name())
 		}

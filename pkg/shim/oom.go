@@ -34,10 +34,14 @@ func (s *service) forward(ctx context.Context, v *vm) {
 			}
 		}
 	}
+	if v.parting.Load() || v.killed.Load() {
+		return
+	}
+	// On any other end of the VM, the connection's is heard of first.
 	select {
-	case <-v.agent.Done(): // with its VM, or soon followed by it
-		log.G(ctx).WithError(agentError(err)).Debug("the guest's events have ended")
-	default:
+	case <-v.process.done:
+	case <-v.agent.Done():
+	case <-time.After(partingTimeout):
 		log.G(ctx).WithError(agentError(err)).Warn("the guest's agent reports no events any more: OOM kills will be told at exit only")
 	}
 }

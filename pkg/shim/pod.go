@@ -183,6 +183,10 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 		}
 	}()
 	phases.Mark("stdio")
+	if err := v.running(ctx); err != nil {
+		return nil, err
+	}
+	phases.Mark("start")
 	if err := v.ready(ctx, time.Duration(p.settings.BootTimeout)); err != nil {
 		return nil, err
 	}

@@ -59,11 +59,24 @@ func TestConsoleTail(t *testing.T) {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := consoleTail(name); got != want {
+		if got := (consoleLog{path: name}).tail(); got != want {
 			t.Errorf("%q gives %q, want %q", text, got, want)
 		}
 	}
-	if got := consoleTail(filepath.Join(name, "x")); got != "" {
+	// What an earlier VM of this name has said is not this one's.
+	log := openConsole(name)
+	if got := log.tail(); got != "" {
+		t.Errorf("nothing new gives %q", got)
+	}
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString("mine\n")
+		f.Close()
+	}
+	if got := log.tail(); err != nil || got != "mine" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got := openConsole(filepath.Join(name, "x")).tail(); got != "" {
 		t.Errorf("no file gives %q", got)
 	}
 }

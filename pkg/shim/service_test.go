@@ -390,8 +390,10 @@ func TestCreateFails(t *testing.T) {
 		{"mount that fails", "", func(w *world) {
 			w.rootfs = []*types.Mount{{Type: "bind", Source: "/no/such", Options: []string{"rbind"}}}
 		}, "mount the root filesystem"},
-		{"refused by fc-vmm", "refuse", nil, "boot_args: not today"},
-		{"fc-vmm dies", "die", nil, "something is wrong"},
+		{"refused by fc-vmm", "refuse", nil, "fc-vmm: boot_args: not today"},
+		{"fc-vmm dies", "die", nil, "the VM was not started: fc-vmm: something is wrong (fc-vmm gave no answer)"},
+		{"fc-vmm crashes", "crash", nil, "fc-vmm ended with status 2: panic: a bug (fc-vmm gave no answer)"},
+		{"the file server dies", "nofiles", nil, "fc-vmm fs was killed by SIGKILL (fc-vmm: vhost-user: EOF)"},
 		{"guest panics", "panic", nil, "kernel has panicked"},
 		{"agent silent", "silent", func(w *world) {
 			data, _ := os.ReadFile(w.settings)
@@ -411,6 +413,9 @@ func TestCreateFails(t *testing.T) {
 			}
 			if d := time.Since(begin); d > 5*time.Second {
 				t.Errorf("it took %v", d)
+			}
+			if errdefs.IsInvalidArgument(err) != (tt.fake == "refuse") && tt.fake != "" && tt.fake != "nocreate" {
+				t.Errorf("class of %v", err)
 			}
 			w.nothingLeft()
 			w.wantEvents()

@@ -35,7 +35,7 @@ type Settings struct {
 	ConsoleLogKiB int64  `toml:"console_log_kib"`
 	// MetricsDir is a folder for the VMs' metrics, a file each in Prometheus' text format; empty for none.
 	MetricsDir string `toml:"metrics_dir"`
-	// BootTimeout bounds the time from InstanceStart to the agent's connection.
+	// BootTimeout bounds the guest's part of a start: the agent must have called so long after its VM runs and its files are there.
 	BootTimeout Duration `toml:"boot_timeout"`
 	// SpareInterfaces is the least number of network devices of a VM: for networks that are made between its start and its
 	// container's.

@@ -49,7 +49,7 @@ func TestTimeline(t *testing.T) {
 			t.Errorf("phase %s is there %d times, want once: %s", phase, n, found[1])
 		}
 	}
-	for _, phase := range []string{"check", "host", "spawn", "configure", "start", "mounts", "stdio", "boot", "kernel", "agent", "create", "total"} {
+	for _, phase := range []string{"check", "host", "spawn", "mounts", "stdio", "start", "boot", "kernel", "agent", "create", "total"} {
 		if n := strings.Count(found[0], " "+phase+"="); n != 1 {
 			t.Errorf("phase %s is there %d times, want once: %s", phase, n, found[0])
 		}

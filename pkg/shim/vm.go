@@ -19,13 +19,14 @@ import (
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/shim/network"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/timeline"
-	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
 const (
-	// configureTimeout bounds fc-vmm's answers from its start to InstanceStart's.
-	configureTimeout = time.Minute
+	// startTimeout bounds fc-vmm's start of a VM, without the guest's part.
+	startTimeout = time.Minute
+	// reapTimeout is how long a process's exit status may come after the end of its connections.
+	reapTimeout = 100 * time.Millisecond
 	// partingTimeout is how long fc-vmm may outlive the agent's connection, to tell why the guest has ended.
 	partingTimeout = time.Second
 	// maxConsoleTail bounds what is read of a console log for an error, in bytes.
@@ -39,21 +40,24 @@ type vm struct {
 	bundle  string
 	process *child
 	files   *child // the file server
-	api     *api.Client
 	streams *agent.StreamBroker
 	sockets *sockets
-	console string // the console log, empty for none
+	console consoleLog
 	metrics *vmMetrics
 	control *net.UnixListener
 
-	killed     atomic.Bool // by this process, all of it
-	filesFirst atomic.Bool // the file server ended before fc-vmm did
+	killed      atomic.Bool // by this process, all of it
+	parting     atomic.Bool // the guest has been asked to power off
+	filesKilled atomic.Bool // the file server did not end by itself
 
 	mu       sync.Mutex
 	agent    *agent.Client // nil until ready
 	released bool
 
-	started, connected time.Time // when InstanceStart was answered, and when the agent had called
+	answered  chan struct{} // closed when fc-vmm has said how the start ended
+	refused   error         // that it has no VM, valid after answered
+	started   time.Time     // when it said that, valid after answered
+	connected time.Time     // when the agent had called
 
 	clockSet chan struct{} // closed when the guest's clock has been looked at for the first time
 
@@ -75,14 +79,18 @@ type vmOptions struct {
 	Metrics, FileMetrics *os.File
 }
 
-// startVM runs fc-vmm and starts the guest; ready then waits for the agent. After an error nothing is left of it.
+// startVM runs fc-vmm, which starts the VM: running waits for that, and ready for the agent. After an error nothing is left of it.
 func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm, err error) {
-	v := &vm{bundle: o.Bundle, clockSet: make(chan struct{}), ended: make(chan struct{})}
+	v := &vm{bundle: o.Bundle, answered: make(chan struct{}), clockSet: make(chan struct{}), ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = joinCleanup(err, v.discard())
 		}
 	}()
+	desc, err := v.describe(o)
+	if err != nil {
+		return nil, err
+	}
 	if v.sockets, err = openSockets(o.Bundle); err != nil {
 		return nil, err
 	}
@@ -118,68 +126,50 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm
 		defer o.Metrics.Close()
 		defer o.FileMetrics.Close()
 	}
-	if v.process, err = startVMM(ctx, o, apiListener); err != nil {
+	var answer net.Conn
+	if v.process, answer, err = startVMM(ctx, o, desc, apiListener); err != nil {
 		return nil, err
 	}
-	apiListener.Close()
+	go v.hear(answer) // until fc-vmm's end at most
 	if v.files, err = startFiles(ctx, o, filesListener); err != nil {
 		return nil, err
 	}
-	filesListener.Close()
 	phases.Mark("spawn")
-	v.api = api.NewClient(v.sockets.path(apiSocket))
-	defer v.api.Close()
-	if err := v.configure(ctx, o, phases); err != nil {
-		return nil, v.explain(err)
-	}
 	go v.watchFiles(ctx)
 	go v.watchProcess()
 	return v, nil
 }
 
-// configure describes the machine to fc-vmm and starts it.
-func (v *vm) configure(ctx context.Context, o vmOptions, phases *timeline.Timeline) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, configureTimeout, fmt.Errorf("fc-vmm did not answer within %v", configureTimeout))
-	defer cancel()
-	desc, err := v.describe(o)
-	if err != nil {
-		return err
+// hear notes how fc-vmm's start of the VM has ended.
+func (v *vm) hear(answer net.Conn) {
+	defer close(v.answered)
+	defer answer.Close()
+	v.refused = readStartAnswer(answer)
+	v.started = time.Now()
+}
+
+// running waits until the VM runs. A death of one of its processes ends the wait at once.
+func (v *vm) running(ctx context.Context) error {
+	t := time.NewTimer(startTimeout)
+	defer t.Stop()
+	select {
+	case <-v.answered:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return fmt.Errorf("fc-vmm did not start the VM within %v: %w", startTimeout, context.DeadlineExceeded)
 	}
-	err = v.api.PutMachineConfig(ctx, desc.Machine)
-	if err == nil {
-		err = v.api.PutBootSource(ctx, *desc.BootSource)
+	if v.refused == nil {
+		return nil
 	}
-	for i := 0; err == nil && i < len(desc.Drives); i++ {
-		err = v.api.PutDrive(ctx, desc.Drives[i])
+	select {
+	case <-v.files.done: // the reason, if it has ended by itself
+	case <-time.After(reapTimeout):
 	}
-	for i := 0; err == nil && i < len(desc.Filesystems); i++ {
-		err = v.api.PutFilesystem(ctx, desc.Filesystems[i])
+	if v.refused != errNoAnswer && (!isClosed(v.files.done) || v.filesKilled.Load()) {
+		return v.refused
 	}
-	for i := 0; err == nil && i < len(desc.NetworkInterfaces); i++ {
-		err = v.api.PutNetworkInterface(ctx, desc.NetworkInterfaces[i])
-	}
-	if err == nil {
-		err = v.api.PutVsock(ctx, *desc.Vsock)
-	}
-	if err == nil {
-		err = v.api.PutEntropy(ctx, *desc.Entropy)
-	}
-	if err == nil && desc.Balloon != nil {
-		err = v.api.PutBalloon(ctx, *desc.Balloon)
-	}
-	if err == nil && desc.Serial != nil {
-		err = v.api.PutSerial(ctx, *desc.Serial)
-	}
-	phases.Mark("configure")
-	if err == nil {
-		err = v.api.Start(ctx)
-		v.started = time.Now()
-	}
-	phases.Mark("start")
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
+	return v.explain(v.refused)
 }
 
 // describe says what machine a pod runs on.
@@ -205,9 +195,9 @@ func (v *vm) describe(o vmOptions) (*config.VM, error) {
 		if err := os.MkdirAll(s.ConsoleLog, 0o700); err != nil {
 			return nil, fmt.Errorf("console_log: %w: %w", err, errdefs.ErrFailedPrecondition)
 		}
-		v.console = filepath.Join(s.ConsoleLog, vmName(o.Namespace, o.ID)+".log")
+		v.console = openConsole(filepath.Join(s.ConsoleLog, vmName(o.Namespace, o.ID)+".log"))
 		args = strings.Replace(args, "8250.nr_uarts=0", "8250.nr_uarts=1 console=ttyS0", 1)
-		desc.Serial = &config.Serial{SerialOutPath: v.console, MaxBytes: s.ConsoleLogKiB << 10}
+		desc.Serial = &config.Serial{SerialOutPath: v.console.path, MaxBytes: s.ConsoleLogKiB << 10}
 	}
 	args += " root=/dev/vda rootfstype=erofs ro init=/sbin/init"
 	if s.Debug {
@@ -286,7 +276,6 @@ func (v *vm) watchFiles(ctx context.Context) {
 	select {
 	case <-v.process.done:
 	case <-v.files.done:
-		v.filesFirst.Store(!v.killed.Load() && !isClosed(v.process.done))
 		if err := kill(v.process); err != nil {
 			log.G(ctx).WithError(err).Error("the VM's file server has gone, the VM has not")
 		}
@@ -295,7 +284,17 @@ func (v *vm) watchFiles(ctx context.Context) {
 
 func (v *vm) watchProcess() {
 	<-v.process.done
+	if v.process.status() == config.StatusBadConfig {
+		// The file server may be why, and be reaped a little later.
+		select {
+		case <-v.files.done:
+		case <-time.After(reapTimeout):
+		}
+	}
 	v.cause = v.explain(nil)
+	if !isClosed(v.files.done) {
+		v.filesKilled.Store(true)
+	}
 	v.left = kill(v.files)
 	v.release()
 	_ = v.metrics.wait() // or `delete` removes the file
@@ -307,28 +306,27 @@ func (v *vm) explain(err error) error {
 	select {
 	case <-v.process.done:
 	case <-v.files.done:
-	case <-time.After(100 * time.Millisecond):
-		// That was for the exit status, which comes a little later than a broken connection.
+	case <-time.After(reapTimeout):
 	}
 	if why := v.died(); why != nil && err == nil {
 		err = why
 	} else if why != nil {
 		err = fmt.Errorf("%w (%w): %w", why, err, errdefs.ErrUnavailable)
 	}
-	if tail := consoleTail(v.console); tail != "" {
+	if tail := v.console.tail(); tail != "" {
 		err = fmt.Errorf("%w; console: %q", err, tail)
 	}
 	return err
 }
 
-// died is why the VM has ended: because of its file server, if that was first, as fc-vmm is killed then; the other way round, the server is.
-// It is nil as long as both live.
+// died is why the VM has ended: because of its file server, if that has ended by itself, for fc-vmm ends with it; the other way round, the
+// server is killed. It is nil as long as both live.
 func (v *vm) died() error {
 	switch {
-	case isClosed(v.process.done) && !v.filesFirst.Load():
-		return v.process.err
-	case isClosed(v.files.done):
+	case isClosed(v.files.done) && !v.filesKilled.Load():
 		return v.files.err
+	case isClosed(v.process.done):
+		return v.process.err
 	}
 	return nil
 }
@@ -342,12 +340,26 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// consoleTail is what a console log says of a guest's end: its panic, or else its last lines.
-func consoleTail(path string) string {
-	if path == "" {
+// consoleLog is the file with a guest's console.
+type consoleLog struct {
+	path string // empty for none
+	from int64  // where this VM's part begins: an earlier one of the same name may have written there
+}
+
+func openConsole(path string) consoleLog {
+	l := consoleLog{path: path}
+	if fi, err := os.Stat(path); err == nil {
+		l.from = fi.Size()
+	}
+	return l
+}
+
+// tail is what a guest has said of its end: its panic, or else its last lines.
+func (l consoleLog) tail() string {
+	if l.path == "" {
 		return ""
 	}
-	f, err := os.Open(path)
+	f, err := os.Open(l.path)
 	if err != nil {
 		return ""
 	}
@@ -356,7 +368,7 @@ func consoleTail(path string) string {
 	if err != nil {
 		return ""
 	}
-	off := max(0, fi.Size()-maxConsoleTail)
+	off := min(max(l.from, fi.Size()-maxConsoleTail), fi.Size())
 	buf := make([]byte, fi.Size()-off)
 	n, _ := f.ReadAt(buf, off)
 	lines := strings.FieldsFunc(strings.ToValidUTF8(string(buf[:n]), "?"), func(r rune) bool { return r == '\n' || r == '\r' })
@@ -401,6 +413,7 @@ func (v *vm) discard() (err error) {
 // kill ends the VM without asking it and returns when nothing of it is left. An error means that one of its processes is still there.
 func (v *vm) kill() error {
 	v.killed.Store(true)
+	v.filesKilled.Store(true)
 	if err := kill(v.process, v.files); err != nil {
 		return err
 	}
@@ -416,10 +429,14 @@ func (v *vm) stop(ctx context.Context) error {
 	client := v.agent
 	v.mu.Unlock()
 	if client != nil {
+		v.parting.Store(true)
 		// The answer may be lost with the connection; what counts is the end of the process.
 		go func() { _, _ = client.Shutdown(ctx, &agentpb.ShutdownRequest{}) }()
 		select {
 		case <-v.ended:
+			if s := v.process.status(); s != config.StatusPoweredOff && s != config.StatusEnded {
+				log.G(ctx).WithError(v.cause).Warn("the guest did not power off in order")
+			}
 			return v.left
 		case <-ctx.Done():
 			log.G(ctx).Warnf("the guest did not power off within %v: it is killed", agent.PowerOffTimeout)

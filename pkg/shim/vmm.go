@@ -2,34 +2,46 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/nsthread"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
 
-// startVMM runs fc-vmm in the bundle, in the pod's network, where its TAPs shall be, and with the API's listener, so that the
-// first call to the API cannot come too early.
-func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*child, error) {
+// startVMM runs fc-vmm in the bundle, in the pod's network, where its TAPs shall be. It is given the VM's description and starts the VM by itself,
+// beside what we do; how that has ended it says on the connection (readStartAnswer). The API's listener is there for whoever
+// wants something of the VM later.
+func startVMM(ctx context.Context, o vmOptions, desc *config.VM, api *net.UnixListener) (_ *child, answer net.Conn, err error) {
 	sock, err := api.File()
 	if err != nil {
-		return nil, fmt.Errorf("hand the API's socket to fc-vmm: %w", err)
+		return nil, nil, fmt.Errorf("hand the API's socket to fc-vmm: %w", err)
 	}
 	defer sock.Close()
+	conn, theirs, err := handDescription(desc)
+	if err != nil {
+		return nil, nil, fmt.Errorf("hand the VM's description to fc-vmm: %w", err)
+	}
+	defer theirs.Close()
 	r := role{
 		name:  "fc-vmm",
-		args:  []string{"--id", vmmID(o.ID), "--parent-fd", parentFD, "--api-fd", "4"},
+		args:  []string{"--id", vmmID(o.ID), "--parent-fd", parentFD},
 		words: vmmWords(),
-		files: []*os.File{sock},
 		in: func(start func() error) error {
 			return nsthread.Do(start, nsthread.Namespace{File: o.Network, Kind: unix.CLONE_NEWNET})
 		},
 	}
+	r.hand("--api-fd", sock)
+	r.hand("--config-fd", theirs)
 	if !o.Settings.Debug {
 		r.args = append(r.args, "--level", "warn") // the shim knows what it has asked for
 	} else {
@@ -38,7 +50,67 @@ func startVMM(ctx context.Context, o vmOptions, api *net.UnixListener) (*child, 
 		r.args = append(r.args, "--level", "debug", "--boot-timer", "--start-time-us", strconv.FormatInt(now.Nano()/1000, 10))
 	}
 	r.takeMetrics(o.Metrics)
-	return startChild(ctx, o, r)
+	p, err := startChild(ctx, o, r)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return p, conn, nil
+}
+
+// handDescription sends a VM's description into a connection, of which fc-vmm gets the other end (--config-fd).
+func handDescription(desc *config.VM) (ours net.Conn, theirs *os.File, err error) {
+	text, err := json.Marshal(desc)
+	if err != nil {
+		return nil, nil, err
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "start")
+	theirs = os.NewFile(uintptr(fds[1]), "start")
+	ours, err = net.FileConn(f)
+	f.Close() // FileConn has a copy of its own
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	// The socket's buffer has room for many such descriptions; nobody reads yet.
+	if err = ours.SetWriteDeadline(time.Now().Add(time.Second)); err == nil {
+		if _, err = ours.Write(text); err == nil {
+			err = ours.(*net.UnixConn).CloseWrite()
+		}
+	}
+	if err != nil {
+		ours.Close()
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}
+
+// maxStartAnswer bounds what is read of fc-vmm's answer, in bytes.
+const maxStartAnswer = 16 << 10
+
+// errNoAnswer is the start of a VM whose fc-vmm ended without a word about it.
+var errNoAnswer = errors.New("fc-vmm gave no answer")
+
+// readStartAnswer waits for fc-vmm's answer, which comes at the latest with its end. A refusal is of the class errdefs.ErrInvalidArgument if the
+// description is at fault, else ErrUnavailable.
+func readStartAnswer(conn net.Conn) error {
+	text, err := io.ReadAll(io.LimitReader(conn, maxStartAnswer))
+	var a config.StartAnswer
+	if err != nil || json.Unmarshal(text, &a) != nil {
+		return errNoAnswer
+	}
+	switch {
+	case a.Fault == "":
+		return nil
+	case a.Invalid:
+		return &rpcError{"fc-vmm: " + oneLine(a.Fault), errdefs.ErrInvalidArgument}
+	}
+	return &rpcError{"fc-vmm: " + oneLine(a.Fault), errdefs.ErrUnavailable}
 }
 
 // takeMetrics has a child write its metrics, if anybody wants them.
@@ -47,7 +119,7 @@ func (r *role) takeMetrics(to *os.File) {
 		return
 	}
 	// It opens the pipe anew, by a way that does not wait for us.
-	r.args = append(r.args, "--metrics-path", fmt.Sprintf("/proc/self/fd/%d", 4+len(r.files)))
+	r.args = append(r.args, "--metrics-path", fmt.Sprintf("/proc/self/fd/%d", r.fd()))
 	r.files = append(r.files, to)
 }
 
@@ -58,7 +130,7 @@ func vmmWords() map[int]exitWords {
 		config.StatusPoweredOff: {"the guest has ended (power off)", false},
 		config.StatusPanicked:   {"the guest's kernel has panicked", false},
 		config.StatusBroken:     {"the VM has broken down (triple fault or an error of KVM)", true},
-		config.StatusBadConfig:  {"fc-vmm refused its configuration", true},
+		config.StatusBadConfig:  {"the VM was not started", true},
 	}
 }
 
@@ -70,10 +142,10 @@ func startFiles(ctx context.Context, o vmOptions, l *net.UnixListener) (*child, 
 	}
 	defer sock.Close()
 	r := role{
-		name:  "fc-vmm fs",
-		args:  []string{"fs", "--parent-fd", parentFD, "--fd", "4", "--shared-dir", sharedName, "--fs-id", sharedName, "--id", vmmID(o.ID)},
-		files: []*os.File{sock},
+		name: "fc-vmm fs",
+		args: []string{"fs", "--parent-fd", parentFD, "--shared-dir", sharedName, "--fs-id", sharedName, "--id", vmmID(o.ID)},
 	}
+	r.hand("--fd", sock)
 	r.takeMetrics(o.FileMetrics)
 	return startChild(ctx, o, r)
 }

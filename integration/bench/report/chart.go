@@ -45,8 +45,8 @@ func bars() []bar {
 // phases are those of a start, in the order in which they pass, with what they are.
 func phases() [][2]string {
 	return [][2]string{
-		{"check", "check"}, {"host", "host: network, cgroup, holder"}, {"spawn", "start fc-vmm"}, {"configure", "describe the VM"},
-		{"start", "load the kernel"}, {"mounts", "mounts"}, {"stdio", "streams"}, {"boot", "boot to the agent"}, {"create", "make the container"},
+		{"check", "check"}, {"host", "host: network, cgroup, holder"}, {"spawn", "start two processes"}, {"mounts", "mounts"},
+		{"stdio", "streams"}, {"start", "fc-vmm makes the VM"}, {"boot", "boot to the agent"}, {"create", "make the container"},
 	}
 }
 

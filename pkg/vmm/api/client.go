@@ -27,7 +27,8 @@ const (
 	maxFault = 2 << 10
 )
 
-// Client drives a microVM over its API. Its methods are safe for concurrent use.
+// Client drives a microVM over its API. The shim does without it: a description at the start is all that it has to say.
+// Its methods are safe for concurrent use.
 type Client struct{ http *http.Client }
 
 // NewClient makes a client for the API on a Unix socket. Nothing is dialled before the first call.

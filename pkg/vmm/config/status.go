@@ -13,3 +13,11 @@ const (
 	// StatusBroken: a triple fault, or KVM could not go on.
 	StatusBroken = 82
 )
+
+// StartAnswer is what a VMM process answers, as JSON, to a description that came over a socket: that the VM runs, or why it does not.
+type StartAnswer struct {
+	// Fault is empty when the VM runs. Its form is that of the API's fault messages.
+	Fault string `json:"fault_message,omitempty"`
+	// Invalid says that the description is at fault, not the host.
+	Invalid bool `json:"invalid,omitempty"`
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// describeTimeout bounds each direction of --config-fd's conversation.
+const describeTimeout = 10 * time.Second
+
+// described tells whether the command line leads to a description.
+func (s *settings) described() bool { return s.configFile != "" || s.configFD >= 0 }
+
+// bootDescribed boots the microVM that the command line leads to a description of, if it does.
+func bootDescribed(server *api.Server, s *settings) error {
+	switch {
+	case s.configFile != "":
+		if err := bootFile(server, s.configFile); err != nil {
+			return fmt.Errorf("--config-file %s: %w", s.configFile, err)
+		}
+	case s.configFD >= 0:
+		return bootSocket(server, s.configFD)
+	}
+	return nil
+}
+
+func bootFile(server *api.Server, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return errors.Unwrap(err) // its path is told already
+	}
+	defer f.Close()
+	return bootFrom(server, f)
+}
+
+// bootSocket does what --config-fd says: it reads a description to the end of what the other side sends, boots, and answers with a
+// config.StartAnswer. Whoever started this process then knows at once, and in full, why there is no microVM.
+func bootSocket(server *api.Server, fd int) error {
+	f := os.NewFile(uintptr(fd), "config")
+	conn, err := net.FileConn(f)
+	f.Close() // FileConn has a copy of its own
+	if err != nil {
+		return fmt.Errorf("--config-fd is %d: want an inherited, connected socket: %w", fd, err)
+	}
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(describeTimeout)); err != nil {
+		return fmt.Errorf("--config-fd %d: %w", fd, err)
+	}
+	err = bootFrom(server, conn)
+	answer := config.StartAnswer{Invalid: errdefs.IsInvalidArgument(err)}
+	if err != nil {
+		answer.Fault = err.Error()
+	}
+	text, _ := json.Marshal(answer) // strings and bools always marshal
+	_ = conn.SetWriteDeadline(time.Now().Add(describeTimeout))
+	if _, werr := conn.Write(text); werr != nil {
+		log.L.WithError(werr).Warn("nobody hears how the start has ended")
+	}
+	return err
+}
+
+// bootFrom boots what a reader describes.
+func bootFrom(server *api.Server, r io.Reader) error {
+	text, err := io.ReadAll(io.LimitReader(r, api.MaxConfigFile+1))
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("no whole description within %v: %w", describeTimeout, err)
+	case err != nil:
+		return err
+	case len(text) > api.MaxConfigFile:
+		return fmt.Errorf("a description is larger than %d bytes: %w", api.MaxConfigFile, errdefs.ErrInvalidArgument)
+	}
+	ctx := context.Background()
+	if err := server.Configure(ctx, text); err != nil {
+		return err
+	}
+	return server.Start(ctx)
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+)
+
+// TestConfigFDRefusals: who describes a microVM over a socket hears in full why there is none.
+func TestConfigFDRefusals(t *testing.T) {
+	dir := t.TempDir()
+	none := `{"boot-source": {"kernel_image_path": "` + dir + `/none"}}`
+	for _, tt := range []struct {
+		name, text, fault string
+	}{
+		{"nothing", "", "configuration file"},
+		{"half of it", none[:len(none)-5], "configuration file"},
+		{"no kernel", "{}", "boot-source is missing"},
+		{"wrong type", `{"boot-source": {"kernel_image_path": 7}}`, "kernel_image_path is 7: want a string"},
+		{"kernel is not there", none, `kernel_image_path is "` + dir + `/none"`},
+		{"too long", "{" + strings.Repeat(" ", 1<<20) + "}", "larger than 1048576 bytes"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ours, theirs := socketPair(t)
+			p := start(t, []*os.File{theirs}, "--no-api", "--config-fd", "3")
+			theirs.Close()
+			if err := ours.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			// Of too long a text the end may find nobody.
+			if _, err := io.WriteString(ours, tt.text); err != nil && len(tt.text) < 1<<20 {
+				t.Fatal(err)
+			}
+			_ = ours.CloseWrite()
+			var a config.StartAnswer
+			if err := json.NewDecoder(ours).Decode(&a); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(a.Fault, tt.fault) || !a.Invalid {
+				t.Errorf("answer %+v, want %q", a, tt.fault)
+			}
+			if ws, out := p.end(t); ws.ExitStatus() != config.StatusBadConfig || !strings.Contains(out, tt.fault) {
+				t.Errorf("status %d:\n%s", ws.ExitStatus(), out)
+			}
+		})
+	}
+	if left, err := filepath.Glob(dir + "/*"); err != nil || len(left) != 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// socketPair makes a connection whose other end is for a child.
+func socketPair(t *testing.T) (*net.UnixConn, *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "ours")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.UnixConn), os.NewFile(uintptr(fds[1]), "theirs")
+}
