@@ -105,8 +105,16 @@ func TestFileLog(t *testing.T) {
 		if r.Status != 0 {
 			t.Fatal(r)
 		}
-		b, err := os.ReadFile(name)
-		if err != nil || strings.Count(string(b), "out\n") != i+1 || strings.Count(string(b), "err\n") != i+1 {
+		var b []byte
+		var err error
+		whole := func() bool {
+			b, err = os.ReadFile(name)
+			return err == nil && strings.Count(string(b), "out\n") == i+1 && strings.Count(string(b), "err\n") == i+1
+		}
+		if !c.FC() { // runc's shim may be behind the exit
+			await(t, "the log", whole)
+		}
+		if !whole() {
 			t.Errorf("run %d: the file has %q (%v)", i+1, b, err)
 		}
 	}
