@@ -155,7 +155,7 @@ func (v *vm) running(ctx context.Context) error {
 	select {
 	case <-v.answered:
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("waiting for fc-vmm to start the VM: %w", ctx.Err())
 	case <-t.C:
 		return fmt.Errorf("fc-vmm did not start the VM within %v: %w", startTimeout, context.DeadlineExceeded)
 	}
