@@ -141,5 +141,7 @@ const (
 	//   - percpu_alloc=page: per-CPU areas as large as they are. Otherwise one is 2 MiB, all of it zeroed, and those added
 	//     later come with 4 MiB of bookkeeping: memory that the host must give page by page.
 	//   - pci=noearly: no search for quirks of a bus that is not there, 220 exits.
-	LeanBootArgs = DefaultBootArgs + " percpu_alloc=page pci=noearly"
+	//   - rcupdate.rcu_expedited=1: who waits for RCU or SRCU does not wait for timer ticks, after the boot either. To make a container is to
+	//     wait several times.
+	LeanBootArgs = DefaultBootArgs + " percpu_alloc=page pci=noearly rcupdate.rcu_expedited=1"
 )
