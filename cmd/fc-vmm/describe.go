@@ -63,7 +63,8 @@ func bootSocket(server *api.Server, fd int) error {
 	if err != nil {
 		answer.Fault = err.Error()
 	}
-	text, _ := json.Marshal(answer) // strings and bools always marshal
+	_, _ = io.Copy(io.Discard, conn) // the rest of what was too long: with that unread, a close would take the answer back
+	text, _ := json.Marshal(answer)  // strings and bools always marshal
 	_ = conn.SetWriteDeadline(time.Now().Add(describeTimeout))
 	if _, werr := conn.Write(text); werr != nil {
 		log.L.WithError(werr).Warn("nobody hears how the start has ended")

@@ -41,8 +41,12 @@ func TestConfigFDRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = ours.CloseWrite()
+			text, err := io.ReadAll(ours)
 			var a config.StartAnswer
-			if err := json.NewDecoder(ours).Decode(&a); err != nil {
+			if err == nil {
+				err = json.Unmarshal(text, &a)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 			if !strings.Contains(a.Fault, tt.fault) || !a.Invalid {

@@ -32,7 +32,8 @@ API and configuration:
                        serial, logger, metrics, mmds-config, filesystems
   --config-fd N        boot from such a document that comes over this inherited
                        socket, up to its end, and answer there: {} when the microVM
-                       runs, else {"fault_message": "..."}
+                       runs, else {"fault_message": "...", "invalid": true}, the
+                       latter if something that the document says cannot be had
   --metadata FILE      data of the metadata service, a JSON document; the service
                        itself is mmds-config's
   --mmds-size-limit N  bound on these data as compact JSON, in bytes (default: what

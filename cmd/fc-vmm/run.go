@@ -110,12 +110,8 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	}
 	server := api.NewServer(api.Options{
 		ID: s.id, Version: version(), Boot: start, MaxBody: s.maxPayload, Metadata: metadata, Logger: lines.Configure, Metrics: recorder,
-		// Not earlier: it would delay the first answer.
-		Described: func() {
-			if base == nil {
-				base = vmm.Prepare("")
-			}
-		},
+		// Not earlier: it would delay the first answer, and whoever started this process may still be about to move it to its cgroups.
+		Described: func() { base = vmm.Prepare("") },
 	})
 	var l net.Listener
 	if !s.noAPI {
@@ -134,9 +130,6 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	failed := make(chan error, 1)
 	go func() {
 		// First the description: no client's request comes before it.
-		if s.described() {
-			base = vmm.Prepare("")
-		}
 		if err := bootDescribed(server, s); err != nil {
 			failed <- err
 			return

@@ -125,7 +125,7 @@ func fakeVMM() {
 		if err != nil {
 			panic(err)
 		}
-		answer(config.StartAnswer{Fault: "vhost-user: EOF"})
+		answer(config.StartAnswer{Fault: "vhost-user: EOF", Invalid: true})
 		os.Exit(config.StatusBadConfig)
 	}
 	answer(config.StartAnswer{})

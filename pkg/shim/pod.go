@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/agent/agentpb"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/timeline"
 )
@@ -174,6 +175,12 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *
 	}()
 	phases.Mark("mounts")
 	io, err := openStdio(ctx, p.stdio, v.streams)
+	if errors.Is(err, agent.ErrBrokerClosed) { // the VM has ended
+		if why := v.running(ctx); why != nil {
+			return nil, why
+		}
+		return nil, v.explain(err)
+	}
 	if err != nil {
 		return nil, err
 	}

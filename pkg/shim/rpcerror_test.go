@@ -76,6 +76,10 @@ func TestConsoleTail(t *testing.T) {
 	if got := log.tail(); err != nil || got != "mine" {
 		t.Errorf("%q, %v", got, err)
 	}
+	log.from = 1 << 20
+	if log.tail() == "" {
+		t.Error("a log that has been shortened gives nothing")
+	}
 	if got := openConsole(filepath.Join(name, "x")).tail(); got != "" {
 		t.Errorf("no file gives %q", got)
 	}

@@ -169,7 +169,7 @@ func (v *vm) running(ctx context.Context) error {
 	if v.refused != errNoAnswer && (!isClosed(v.files.done) || v.filesKilled.Load()) {
 		return v.refused
 	}
-	return v.explain(v.refused)
+	return v.explain(errors.New(v.refused.Error())) // the class is that of a death
 }
 
 // describe says what machine a pod runs on.
@@ -368,7 +368,11 @@ func (l consoleLog) tail() string {
 	if err != nil {
 		return ""
 	}
-	off := min(max(l.from, fi.Size()-maxConsoleTail), fi.Size())
+	from := l.from
+	if from > fi.Size() { // fc-vmm has made room by dropping what is old
+		from = 0
+	}
+	off := max(from, fi.Size()-maxConsoleTail)
 	buf := make([]byte, fi.Size()-off)
 	n, _ := f.ReadAt(buf, off)
 	lines := strings.FieldsFunc(strings.ToValidUTF8(string(buf[:n]), "?"), func(r rune) bool { return r == '\n' || r == '\r' })
@@ -423,6 +427,9 @@ func (v *vm) kill() error {
 
 // stop ends the guest in order, or by force if it does not end in time.
 func (v *vm) stop(ctx context.Context) error {
+	if v.dead() {
+		return v.left
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), agent.PowerOffTimeout)
 	defer cancel()
 	v.mu.Lock()

@@ -27,9 +27,9 @@ func startVMM(ctx context.Context, o vmOptions, desc *config.VM, api *net.UnixLi
 		return nil, nil, fmt.Errorf("hand the API's socket to fc-vmm: %w", err)
 	}
 	defer sock.Close()
-	conn, theirs, err := handDescription(desc)
+	conn, theirs, err := connection()
 	if err != nil {
-		return nil, nil, fmt.Errorf("hand the VM's description to fc-vmm: %w", err)
+		return nil, nil, fmt.Errorf("make a connection to fc-vmm: %w", err)
 	}
 	defer theirs.Close()
 	r := role{
@@ -55,39 +55,44 @@ func startVMM(ctx context.Context, o vmOptions, desc *config.VM, api *net.UnixLi
 		conn.Close()
 		return nil, nil, err
 	}
+	// Now that it is in its cgroup, where it shall make the VM. A death before this is told like one after it.
+	if err := sendDescription(conn, desc); err != nil && !errors.Is(err, unix.EPIPE) {
+		conn.Close()
+		return nil, nil, joinCleanup(fmt.Errorf("send fc-vmm the VM's description: %w", err), kill(p))
+	}
 	return p, conn, nil
 }
 
-// handDescription sends a VM's description into a connection, of which fc-vmm gets the other end (--config-fd).
-func handDescription(desc *config.VM) (ours net.Conn, theirs *os.File, err error) {
-	text, err := json.Marshal(desc)
-	if err != nil {
-		return nil, nil, err
-	}
+// connection makes one, of which fc-vmm gets the other end (--config-fd).
+func connection() (ours *net.UnixConn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
 	f := os.NewFile(uintptr(fds[0]), "start")
 	theirs = os.NewFile(uintptr(fds[1]), "start")
-	ours, err = net.FileConn(f)
+	c, err := net.FileConn(f)
 	f.Close() // FileConn has a copy of its own
 	if err != nil {
 		theirs.Close()
 		return nil, nil, err
 	}
-	// The socket's buffer has room for many such descriptions; nobody reads yet.
-	if err = ours.SetWriteDeadline(time.Now().Add(time.Second)); err == nil {
-		if _, err = ours.Write(text); err == nil {
-			err = ours.(*net.UnixConn).CloseWrite()
-		}
+	return c.(*net.UnixConn), theirs, nil
+}
+
+// sendDescription need not wait: the socket's buffer has room for many such.
+func sendDescription(conn *net.UnixConn, desc *config.VM) error {
+	text, err := json.Marshal(desc)
+	if err == nil {
+		err = conn.SetWriteDeadline(time.Now().Add(time.Second))
 	}
-	if err != nil {
-		ours.Close()
-		theirs.Close()
-		return nil, nil, err
+	if err == nil {
+		_, err = conn.Write(text)
 	}
-	return ours, theirs, nil
+	if err == nil {
+		err = conn.CloseWrite()
+	}
+	return err
 }
 
 // maxStartAnswer bounds what is read of fc-vmm's answer, in bytes.
@@ -99,9 +104,9 @@ var errNoAnswer = errors.New("fc-vmm gave no answer")
 // readStartAnswer waits for fc-vmm's answer, which comes at the latest with its end. A refusal is of the class errdefs.ErrInvalidArgument if the
 // description is at fault, else ErrUnavailable.
 func readStartAnswer(conn net.Conn) error {
-	text, err := io.ReadAll(io.LimitReader(conn, maxStartAnswer))
+	text, _ := io.ReadAll(io.LimitReader(conn, maxStartAnswer)) // what has come counts, however the connection ends
 	var a config.StartAnswer
-	if err != nil || json.Unmarshal(text, &a) != nil {
+	if json.Unmarshal(text, &a) != nil {
 		return errNoAnswer
 	}
 	switch {

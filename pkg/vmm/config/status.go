@@ -18,6 +18,6 @@ const (
 type StartAnswer struct {
 	// Fault is empty when the VM runs. Its form is that of the API's fault messages.
 	Fault string `json:"fault_message,omitempty"`
-	// Invalid says that the description is at fault, not the host.
+	// Invalid says that something cannot be had that the description asks for; else the host is at fault.
 	Invalid bool `json:"invalid,omitempty"`
 }
