@@ -46,7 +46,7 @@ printf '\n%s\n' "How long it took ($([ "$FC_KVMHOST" = direct ] && echo 'real KV
 printf '  %-26s %6d ms\n' 'start of containerd' $((t1 - t0)) 'import of the image' $((t2 - t1)) 'ctr run, in all' $((t3 - t2))
 # The shim says how long each phase of the start took.
 line=$(grep -h 'pod started' "$dir/log" | tail -n 1)
-for phase in check host mounts spawn configure start boot stdio create total; do
+for phase in check host spawn mounts stdio start boot create total; do
 	took=$(grep -oE " $phase=\"?[0-9.]+[µmn]?s" <<<"$line") && printf '    %-24s %12s\n' "$phase" "$(tr -d '"' <<<"${took#*=}")"
 done
 stop_containerd
