@@ -52,6 +52,8 @@ func fakeLogger(args []string) {
 		os.Exit(3)
 	case "mute":
 		select {}
+	case "late":
+		time.Sleep(time.Second)
 	case "linger":
 		signal.Ignore(syscall.SIGTERM)
 	}

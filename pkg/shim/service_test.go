@@ -423,6 +423,24 @@ func TestCreateFails(t *testing.T) {
 	}
 }
 
+// What fc-vmm has to say of a start that failed is told, also where its streams' end is noticed before it is asked.
+func TestEndDuringStdio(t *testing.T) {
+	for fake, want := range map[string]string{
+		"refuse": "fc-vmm: boot_args: not today", "crash": "fc-vmm ended with status 2: panic: a bug (fc-vmm gave no answer)", "panic": "kernel has panicked",
+	} {
+		t.Run(fake, func(t *testing.T) {
+			w := newWorld(t, fake, "true")
+			_, uri := loggerURI(t, "binary", "late")
+			err := w.create(&client{stdoutPath: uri})
+			if err == nil || !strings.Contains(err.Error(), want) || errdefs.IsInvalidArgument(err) != (fake == "refuse") {
+				t.Errorf("error %q, want %q", err, want)
+			}
+			w.nothingLeft()
+			w.wantEvents()
+		})
+	}
+}
+
 func TestNoCheckpoints(t *testing.T) {
 	w := newWorld(t, "", "true")
 	_, err := w.Create(w.ctx, &taskapi.CreateTaskRequest{ID: cid, Bundle: w.bundle, Rootfs: w.rootfs, Options: w.options(), Checkpoint: "/x"})

@@ -162,11 +162,8 @@ func (v *vm) running(ctx context.Context) error {
 	if v.refused == nil {
 		return nil
 	}
-	select {
-	case <-v.files.done: // the reason, if it has ended by itself
-	case <-time.After(reapTimeout):
-	}
-	if v.refused != errNoAnswer && (!isClosed(v.files.done) || v.filesKilled.Load()) {
+	v.awaitFiles()
+	if v.refused != errNoAnswer && !v.filesLost() {
 		return v.refused
 	}
 	return v.explain(errors.New(v.refused.Error())) // the class is that of a death
@@ -285,11 +282,7 @@ func (v *vm) watchFiles(ctx context.Context) {
 func (v *vm) watchProcess() {
 	<-v.process.done
 	if v.process.status() == config.StatusBadConfig {
-		// The file server may be why, and be reaped a little later.
-		select {
-		case <-v.files.done:
-		case <-time.After(reapTimeout):
-		}
+		v.awaitFiles()
 	}
 	v.cause = v.explain(nil)
 	if !isClosed(v.files.done) {
@@ -323,12 +316,23 @@ func (v *vm) explain(err error) error {
 // server is killed. It is nil as long as both live.
 func (v *vm) died() error {
 	switch {
-	case isClosed(v.files.done) && !v.filesKilled.Load():
+	case v.filesLost():
 		return v.files.err
 	case isClosed(v.process.done):
 		return v.process.err
 	}
 	return nil
+}
+
+// filesLost tells whether the file server has ended by itself.
+func (v *vm) filesLost() bool { return isClosed(v.files.done) && !v.filesKilled.Load() }
+
+// awaitFiles gives the file server the time to be reaped, where its end would be the reason for what fc-vmm has come to.
+func (v *vm) awaitFiles() {
+	select {
+	case <-v.files.done:
+	case <-time.After(reapTimeout):
+	}
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -464,14 +468,7 @@ func vmmID(id string) string {
 }
 
 // dead reports whether the VM has ended.
-func (v *vm) dead() bool {
-	select {
-	case <-v.ended:
-		return true
-	default:
-		return false
-	}
-}
+func (v *vm) dead() bool { return isClosed(v.ended) }
 
 // blame adds to an agent's error that the VM has ended, if that is why.
 func (v *vm) blame(err error) error {

@@ -38,14 +38,33 @@ const (
 	mac1       = "02:fc:00:00:00:07"
 )
 
-// TestGuest has a real kernel use two interfaces: a TAP that somebody made, and one that the VMM makes.
-func TestGuest(t *testing.T) {
+// ownNetwork gives a test with a guest a network namespace of its own. Its thread never goes back to other goroutines.
+func ownNetwork(t *testing.T) {
+	t.Helper()
 	vmmtest.NeedKVM(t)
-	// A network namespace of the test's own. The thread never goes back to other goroutines.
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Skip("needs a network namespace of its own:", err)
 	}
+}
+
+// wantPowerOff waits for a guest that powers off, and ends one that does not.
+func wantPowerOff(t *testing.T, m *vmm.Machine) {
+	t.Helper()
+	select {
+	case <-m.Done():
+	case <-time.After(hostPatience):
+		t.Errorf("the guest did not end within %s", hostPatience)
+		m.Close()
+	}
+	if e := m.Wait(); e.Reason != vmm.PoweredOff || e.Err != nil {
+		t.Errorf("ended with %v, %v", e.Reason, e.Err)
+	}
+}
+
+// TestGuest has a real kernel use two interfaces: a TAP that somebody made, and one that the VMM makes.
+func TestGuest(t *testing.T) {
+	ownNetwork(t)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -273,24 +292,12 @@ func TestGuest(t *testing.T) {
 	ask("carrier eth1 0")
 	ask("echo " + host0 + echoPort)
 	c.Close()
-	select {
-	case <-m.Done():
-	case <-time.After(hostPatience):
-		t.Errorf("the guest did not end within %s", hostPatience)
-		m.Close()
-	}
-	if e := m.Wait(); e.Reason != vmm.PoweredOff || e.Err != nil {
-		t.Errorf("ended with %v, %v", e.Reason, e.Err)
-	}
+	wantPowerOff(t, m)
 }
 
 // TestPowersOffWhileSending has guests power off in the middle of sending, which has kept some releases of Linux for ever.
 func TestPowersOffWhileSending(t *testing.T) {
-	vmmtest.NeedKVM(t)
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skip("needs a network namespace of its own:", err)
-	}
+	ownNetwork(t)
 	for range 3 {
 		powerOffWhileSending(t)
 	}
@@ -334,13 +341,7 @@ func powerOffWhileSending(t *testing.T) {
 		t.Fatalf("%q, %v", answer, err)
 	}
 	c.Close()
-	select {
-	case <-m.Done():
-	case <-time.After(hostPatience):
-		m.Close()
-		t.Fatalf("the guest did not end within %s; console:\n%s", hostPatience, out.String())
-	}
-	if e := m.Wait(); e.Reason != vmm.PoweredOff || e.Err != nil {
-		t.Errorf("ended with %v, %v", e.Reason, e.Err)
+	if wantPowerOff(t, m); t.Failed() {
+		t.Fatalf("console:\n%s", out.String())
 	}
 }
