@@ -153,6 +153,7 @@ func TestTerminal(t *testing.T) {
 	term.Expect(t, "is-/dev/pts/0-")
 	awaitSize(t, term, "24 80")
 	term.Resize(t, 132, 50)
+	defer term.KeepTelling()()
 	awaitSize(t, term, "50 132")
 	t.Log("interrupt by Ctrl-C")
 	term.Type(t, "echo go''ing; sleep 1000\n")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,14 +117,15 @@ func startVMM(t *testing.T, tools vmmTools, args ...string) *vmmProcess {
 	return p
 }
 
-// serveVMM starts fc-vmm with an API and waits for its socket.
+// serveVMM starts fc-vmm with an API and waits until it listens.
 func serveVMM(t *testing.T, tools vmmTools) *vmmProcess {
 	t.Helper()
 	sock := filepath.Join(t.TempDir(), "fc.sock")
 	p := startVMM(t, tools, "--api-sock", sock)
 	p.sock = sock
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(sock); err == nil {
+		if c, err := net.Dial("unix", sock); err == nil {
+			c.Close()
 			return p
 		}
 		if time.Now().After(deadline) {

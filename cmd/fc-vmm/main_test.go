@@ -82,16 +82,22 @@ func answers(t *testing.T, sock string) *api.Client {
 	return nil
 }
 
-// listens waits until a socket is there.
+// listens waits until a socket is listened on: it is there a moment before. The kernel is asked, so the server sees no connection.
 func listens(t *testing.T, path string) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		_, err := os.Stat(path)
-		if err == nil {
-			return
+		sockets, err := os.ReadFile("/proc/net/unix")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(sockets)) {
+			// Num RefCount Protocol Flags Type St Inode Path; the one flag is __SO_ACCEPTCON.
+			if f := strings.Fields(line); len(f) == 8 && f[3] == "00010000" && f[7] == path {
+				return
+			}
 		}
 		if time.Now().After(deadline) {
-			t.Fatal(err)
+			t.Fatalf("nothing listens on %s after 10 s", path)
 		}
 	}
 }

@@ -73,7 +73,7 @@ func startLog(ctx context.Context) {
 	}
 }
 
-// run works until the shim wants the guest to end, or has gone.
+// run works until the shim has gone.
 func run(ctx context.Context, began time.Time, started time.Duration) error {
 	log.G(ctx).WithField("started", started).Debug("setting the guest up")
 	warnings, err := setup.Run()
@@ -88,8 +88,6 @@ func run(ctx context.Context, began time.Time, started time.Duration) error {
 			log.G(ctx).WithError(err).Warn("the host gets less of the free memory back")
 		}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	children := reaper.New()
 	go children.Run(ctx)
 	dial := link.Dialer(link.Vsock)
@@ -100,7 +98,7 @@ func run(ctx context.Context, began time.Time, started time.Duration) error {
 		go keeper.Run(ctx)
 	}
 	s, err := service.New(service.Config{
-		Version: version, Began: began, Started: started, StateDir: stateDir, Dial: dial, Clock: keeper, Reaper: children, Shutdown: cancel,
+		Version: version, Began: began, Started: started, StateDir: stateDir, Dial: dial, Clock: keeper, Reaper: children, WriteBack: setup.WriteBack,
 	})
 	if err != nil {
 		return err
@@ -115,9 +113,7 @@ func run(ctx context.Context, began time.Time, started time.Duration) error {
 	if err := s.Serve(ctx, conn); err != nil {
 		return err
 	}
-	if ctx.Err() == nil {
-		log.G(ctx).Warn("the shim has gone")
-		s.StopAll(ctx)
-	}
+	log.G(ctx).Warn("the shim has gone")
+	s.StopAll(ctx)
 	return nil
 }

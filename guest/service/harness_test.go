@@ -27,11 +27,12 @@ import (
 // guest is a service that believes itself in a VM, with the shim's end of its connections.
 type guest struct {
 	*agent.Client
-	t       *testing.T
-	ctx     context.Context
-	streams *agent.StreamBroker
-	rootfs  string
-	over    chan struct{} // the service has asked for the guest's end
+	t         *testing.T
+	ctx       context.Context
+	streams   *agent.StreamBroker
+	rootfs    string
+	writeBack error // what writing back ends with
+	writes    int   // how often that has been asked for
 }
 
 const busybox = "/bin/busybox"
@@ -77,9 +78,9 @@ func newGuest(t *testing.T) *guest {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	children := reaper.New()
 	go children.Run(ctx)
-	g := &guest{t: t, ctx: ctx, streams: streams, rootfs: filepath.Join(dir, "rootfs"), over: make(chan struct{})}
+	g := &guest{t: t, ctx: ctx, streams: streams, rootfs: filepath.Join(dir, "rootfs")}
 	s, err := New(Config{
-		Version: "test", StateDir: filepath.Join(dir, "state"), Dial: dial, Reaper: children, Shutdown: func() { close(g.over) },
+		Version: "test", StateDir: filepath.Join(dir, "state"), Dial: dial, Reaper: children, WriteBack: func() error { g.writes++; return g.writeBack },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -38,8 +38,8 @@ type Config struct {
 	// Clock keeps the guest's time; nil where it cannot.
 	Clock  *clock.Keeper
 	Reaper *reaper.Reaper
-	// Shutdown is called, once all containers have ended, to end the guest. It must not wait for the call that asked for it.
-	Shutdown func()
+	// WriteBack is called, once all containers have ended, to write what is dirty, within agent.SyncTimeout.
+	WriteBack func() error
 }
 
 // Service implements agentpb.AgentService.
@@ -96,7 +96,9 @@ func (s *Service) Events(ctx context.Context, _ *agentpb.EventsRequest, stream a
 // Shutdown implements agentpb.AgentService.
 func (s *Service) Shutdown(ctx context.Context, _ *agentpb.ShutdownRequest) (*agentpb.ShutdownResponse, error) {
 	s.StopAll(ctx)
-	s.Config.Shutdown()
+	if err := s.WriteBack(); err != nil {
+		return nil, err
+	}
 	return &agentpb.ShutdownResponse{}, nil
 }
 

@@ -2,6 +2,7 @@ package service
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -351,11 +352,18 @@ func TestShutdown(t *testing.T) {
 	c := g.create("c", g.spec("sh", "-c", "echo up; exec sleep 60")) // PID 1 of its namespace, no handler: TERM does nothing
 	c.start()
 	io.ReadFull(c.stdout, make([]byte, 3))
-	if _, err := g.Shutdown(g.ctx, &agentpb.ShutdownRequest{}); err != nil {
-		t.Fatal(err)
+	if _, err := g.Shutdown(g.ctx, &agentpb.ShutdownRequest{}); err != nil || g.writes != 1 {
+		t.Fatalf("%v, and asked %d times to write back", err, g.writes)
 	}
-	<-g.over
 	c.finish(137)
+}
+
+func TestShutdownLosesPages(t *testing.T) {
+	g := newGuest(t)
+	g.writeBack = errors.New("pages are left")
+	if _, err := g.Shutdown(g.ctx, &agentpb.ShutdownRequest{}); err == nil || !strings.Contains(err.Error(), "pages are left") {
+		t.Error(err)
+	}
 }
 
 func TestWithoutContainers(t *testing.T) {

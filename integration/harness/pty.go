@@ -74,6 +74,27 @@ func (term *Terminal) Resize(t testing.TB, width, height uint16) {
 	}
 }
 
+// KeepTelling repeats SIGWINCH to ctr until stop is called: the one that a Resize causes is lost if ctr has not got to listening for it.
+func (term *Terminal) KeepTelling() (stop func()) {
+	ticker, stopped := time.NewTicker(time.Second), make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		for {
+			select {
+			case <-ticker.C:
+				_ = term.cmd.Process.Signal(unix.SIGWINCH)
+			case <-stopped:
+				return
+			}
+		}
+	})
+	return func() {
+		ticker.Stop()
+		close(stopped)
+		telling.Wait()
+	}
+}
+
 // openPty opens both ends of a new pseudo-terminal (pty(7)).
 func openPty() (master, slave *os.File, err error) {
 	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)

@@ -33,6 +33,6 @@ const (
 	StopTimeout = 2 * time.Second
 	// SyncTimeout is how long it then waits for dirty pages to be written.
 	SyncTimeout = 5 * time.Second
-	// PowerOffTimeout bounds all of it, with a second for the kernel.
-	PowerOffTimeout = 2*StopTimeout + SyncTimeout + time.Second
+	// ShutdownTimeout bounds all of it, with a second for the answer.
+	ShutdownTimeout = 2*StopTimeout + SyncTimeout + time.Second
 )

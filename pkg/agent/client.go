@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -18,12 +20,36 @@ type Client struct {
 	done chan struct{}
 }
 
+// writeTimeout is how long a request may take to leave, which it does at once unless the guest has left some hundred unread.
+const writeTimeout = 10 * time.Second
+
 // NewClient makes a client on an accepted control connection, which it owns from then on.
-func NewClient(conn net.Conn) *Client {
+func NewClient(conn net.Conn) *Client { return newClient(conn, writeTimeout) }
+
+func newClient(conn net.Conn, timeout time.Duration) *Client {
 	c := &Client{done: make(chan struct{})}
-	c.conn = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() { close(c.done) }))
+	c.conn = ttrpc.NewClient(&impatientConn{conn, timeout}, ttrpc.WithOnClose(func() { close(c.done) }))
 	c.AgentClient = agentpb.NewAgentClient(c.conn)
 	return c
+}
+
+// impatientConn gives up a connection whose peer does not read: ttrpc waits for it with no regard to a call's context, and all calls
+// wait for the one that writes.
+type impatientConn struct {
+	net.Conn
+	timeout time.Duration
+}
+
+func (c *impatientConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.Close() // half a message may have gone
+		err = fmt.Errorf("the guest's agent has not read for %v: %w", c.timeout, err)
+	}
+	return n, err
 }
 
 // Done is closed when the connection has ended, from whichever side; every call fails from then on.

@@ -398,11 +398,15 @@ func (a *fakeAgent) Update(_ context.Context, r *agentpb.UpdateRequest) (*agentp
 }
 
 func (a *fakeAgent) Pause(context.Context, *agentpb.PauseRequest) (*agentpb.PauseResponse, error) {
+	if a.fake == "mortal" {
+		a.killAll()
+		os.Exit(config.StatusPoweredOff)
+	}
 	return &agentpb.PauseResponse{}, nil
 }
 
 func (a *fakeAgent) Resume(context.Context, *agentpb.ResumeRequest) (*agentpb.ResumeResponse, error) {
-	if a.fake == "badresume" {
+	if a.fake == "mortal" {
 		a.conn.Close() // the agent has crashed
 		return nil, errors.New("lost")
 	}
@@ -423,18 +427,25 @@ func (a *fakeAgent) Events(ctx context.Context, _ *agentpb.EventsRequest, s agen
 }
 
 func (a *fakeAgent) Shutdown(context.Context, *agentpb.ShutdownRequest) (*agentpb.ShutdownResponse, error) {
-	go func() {
-		a.mu.Lock()
-		for _, p := range a.procs {
-			if p.cmd.Process != nil {
-				_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-			}
+	a.killAll()
+	switch a.fake {
+	case "slowoff": // as slow as a guest may be
+		time.Sleep(2*agent.StopTimeout + agent.SyncTimeout)
+	case "dirty":
+		return nil, errors.New("pages are left")
+	case "diesoff":
+		os.Exit(config.StatusPanicked)
+	}
+	return &agentpb.ShutdownResponse{}, os.WriteFile("resized", []byte("in order"), 0o600)
+}
+
+// killAll ends the processes of all containers.
+func (a *fakeAgent) killAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.procs {
+		if p.cmd.Process != nil {
+			_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 		}
-		if a.fake == "slowoff" { // as slow as a guest may be
-			time.Sleep(2*agent.StopTimeout + agent.SyncTimeout)
-			_ = os.WriteFile("resized", []byte("in order"), 0o600)
-		}
-		os.Exit(config.StatusPoweredOff)
-	}()
-	return &agentpb.ShutdownResponse{}, nil
+	}
 }

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -16,8 +17,10 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 )
 
 func TestLifecycle(t *testing.T) {
@@ -329,10 +332,10 @@ func TestDeaths(t *testing.T) {
 		"fc-vmm killed": func(w *world) { _ = w.pod.vm.process.cmd.Process.Kill() },
 		"files gone":    func(w *world) { _ = w.pod.vm.files.cmd.Process.Kill() },
 		"agent gone":    func(w *world) { _, _ = w.Resume(w.ctx, &taskapi.ResumeRequest{ID: cid}) },
-		"power off":     func(w *world) { _, _ = w.pod.vm.agent.Shutdown(w.ctx, nil) },
+		"power off":     func(w *world) { _, _ = w.Pause(w.ctx, &taskapi.PauseRequest{ID: cid}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, "badresume", "sleep", "100")
+			w := newWorld(t, "mortal", "sleep", "100")
 			c := w.client(false) // nobody reads on
 			f, err := os.OpenFile(c.stdoutPath, os.O_RDWR, 0)
 			if err != nil {
@@ -515,7 +518,7 @@ func TestExecOutlivesResize(t *testing.T) {
 }
 
 // A guest that takes all the time it may have for its end, to write its pages, is not killed meanwhile.
-func TestSlowPowerOff(t *testing.T) {
+func TestSlowShutdown(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 9 s")
 	}
@@ -525,5 +528,25 @@ func TestSlowPowerOff(t *testing.T) {
 	w.delete("")
 	if got, _ := os.ReadFile(filepath.Join(w.bundle, "resized")); string(got) != "in order" {
 		t.Error("the VM was killed before its guest's own bound")
+	}
+}
+
+// A guest that has not written back what it should have is ended all the same, and the log tells of it.
+func TestUnorderlyShutdown(t *testing.T) {
+	for mode, cause := range map[string]string{"dirty": "pages are left", "diesoff": "the guest's kernel has panicked"} {
+		t.Run(mode, func(t *testing.T) {
+			w := newWorld(t, mode, "true")
+			w.run(nil)
+			w.wait("", 0)
+			var text bytes.Buffer
+			logger := logrus.New()
+			logger.SetOutput(&text)
+			w.ctx = log.WithLogger(w.ctx, logrus.NewEntry(logger))
+			w.delete("")
+			if !strings.Contains(text.String(), "did not shut down in order") || !strings.Contains(text.String(), cause) {
+				t.Errorf("the log has\n%s", &text)
+			}
+			w.nothingLeft()
+		})
 	}
 }

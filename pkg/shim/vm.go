@@ -47,7 +47,7 @@ type vm struct {
 	control *net.UnixListener
 
 	killed      atomic.Bool // by this process, all of it
-	parting     atomic.Bool // the guest has been asked to power off
+	parting     atomic.Bool // the guest has been asked to shut down
 	filesKilled atomic.Bool // the file server did not end by itself
 
 	mu       sync.Mutex
@@ -429,28 +429,20 @@ func (v *vm) kill() error {
 	return v.left
 }
 
-// stop ends the guest in order, or by force if it does not end in time.
+// stop has the guest end its containers and write back what is dirty, and ends the VM then, or when the time for that is up. There is no
+// power-off: it would take the guest's kernel longer than all the rest, for nothing that anybody could miss.
 func (v *vm) stop(ctx context.Context) error {
 	if v.dead() {
 		return v.left
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), agent.PowerOffTimeout)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	v.mu.Lock()
 	client := v.agent
 	v.mu.Unlock()
 	if client != nil {
 		v.parting.Store(true)
-		// The answer may be lost with the connection; what counts is the end of the process.
-		go func() { _, _ = client.Shutdown(ctx, &agentpb.ShutdownRequest{}) }()
-		select {
-		case <-v.ended:
-			if s := v.process.status(); s != config.StatusPoweredOff && s != config.StatusEnded {
-				log.G(ctx).WithError(v.cause).Warn("the guest did not power off in order")
-			}
-			return v.left
-		case <-ctx.Done():
-			log.G(ctx).Warnf("the guest did not power off within %v: it is killed", agent.PowerOffTimeout)
+		if _, err := askWithin(ctx, agent.ShutdownTimeout, "Shutdown", client.Shutdown, &agentpb.ShutdownRequest{}); err != nil {
+			log.G(ctx).WithError(v.blame(err)).Warn("the guest did not shut down in order: what it has not written back is lost")
 		}
 	}
 	return v.kill()
