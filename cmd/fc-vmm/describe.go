@@ -12,7 +12,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/api"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 )
@@ -23,15 +25,15 @@ const describeTimeout = 10 * time.Second
 // described tells whether the command line leads to a description.
 func (s *settings) described() bool { return s.configFile != "" || s.configFD >= 0 }
 
-// bootDescribed boots the microVM that the command line leads to a description of, if it does.
-func bootDescribed(server *api.Server, s *settings) error {
+// bootDescribed boots the microVM that the command line leads to a description of, if it does. machine gives what a start has led to.
+func bootDescribed(server *api.Server, s *settings, machine func() *vmm.Machine) error {
 	switch {
 	case s.configFile != "":
 		if err := bootFile(server, s.configFile); err != nil {
 			return fmt.Errorf("--config-file %s: %w", s.configFile, err)
 		}
 	case s.configFD >= 0:
-		return bootSocket(server, s.configFD)
+		return bootSocket(server, s.configFD, machine)
 	}
 	return nil
 }
@@ -47,14 +49,18 @@ func bootFile(server *api.Server, path string) error {
 
 // bootSocket does what --config-fd says: it reads a description to the end of what the other side sends, boots, and answers with a
 // config.StartAnswer. Whoever started this process then knows at once, and in full, why there is no microVM.
-func bootSocket(server *api.Server, fd int) error {
+func bootSocket(server *api.Server, fd int, machine func() *vmm.Machine) error {
 	f := os.NewFile(uintptr(fd), "config")
-	conn, err := net.FileConn(f)
+	c, err := net.FileConn(f)
 	f.Close() // FileConn has a copy of its own
 	if err != nil {
 		return fmt.Errorf("--config-fd is %d: want an inherited, connected socket: %w", fd, err)
 	}
-	defer conn.Close()
+	defer c.Close()
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("--config-fd is %d: want an inherited Unix socket", fd)
+	}
 	if err := conn.SetReadDeadline(time.Now().Add(describeTimeout)); err != nil {
 		return fmt.Errorf("--config-fd %d: %w", fd, err)
 	}
@@ -64,9 +70,19 @@ func bootSocket(server *api.Server, fd int) error {
 		answer.Fault = err.Error()
 	}
 	_, _ = io.Copy(io.Discard, conn) // the rest of what was too long: with that unread, a close would take the answer back
-	text, _ := json.Marshal(answer)  // strings and bools always marshal
+	var rights []byte
+	if err == nil {
+		fds, _ := machine().Dup() // of one that has ended already there are none, and nobody depends on them
+		rights = unix.UnixRights(fds...)
+		defer func() {
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}()
+	}
+	text, _ := json.Marshal(answer) // strings and bools always marshal
 	_ = conn.SetWriteDeadline(time.Now().Add(describeTimeout))
-	if _, werr := conn.Write(text); werr != nil {
+	if _, _, werr := conn.WriteMsgUnix(text, rights, nil); werr != nil {
 		log.L.WithError(werr).Warn("nobody hears how the start has ended")
 	}
 	return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
+	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/vmmtest"
 )
 
 // TestConfigFDRefusals: who describes a microVM over a socket hears in full why there is none.
@@ -59,6 +61,64 @@ func TestConfigFDRefusals(t *testing.T) {
 	}
 	if left, err := filepath.Glob(dir + "/*"); err != nil || len(left) != 0 {
 		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// TestConfigFDLends: with the answer come descriptors, by which others may outlive fc-vmm: KVM's VM, and the TAPs in order.
+func TestConfigFDLends(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	taps := []string{"fclend1", "fclend0"}
+	text := `{"boot-source": {"kernel_image_path": "` + kernel(t, "", spin...) + `"}, "machine-config": {"vcpu_count": 1, "mem_size_mib": 64}, "network-interfaces": [
+		{"iface_id": "a", "host_dev_name": "` + taps[0] + `"}, {"iface_id": "b", "host_dev_name": "` + taps[1] + `"}]}`
+	ours, theirs := socketPair(t)
+	p := start(t, []*os.File{theirs}, "--no-api", "--config-fd", "3")
+	theirs.Close()
+	if err := ours.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := io.WriteString(ours, text)
+	if err == nil {
+		err = ours.CloseWrite()
+	}
+	answer, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*8))
+	var n, oobn int
+	if err == nil {
+		n, oobn, _, _, err = ours.ReadMsgUnix(answer, rights)
+	}
+	if err != nil || string(answer[:n]) != "{}" {
+		t.Fatalf("%v, %s", err, answer[:n])
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:oobn])
+	if err != nil || len(messages) != 1 {
+		t.Fatalf("%v, %v", messages, err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1+len(taps) {
+		t.Fatalf("%v, %v", fds, err)
+	}
+	if is, err := os.Readlink(fmt.Sprint("/proc/self/fd/", fds[0])); is != "anon_inode:kvm-vm" {
+		t.Errorf("the first is %q, %v", is, err)
+	}
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.end(t)
+	for i, fd := range fds[1:] {
+		ifr, err := unix.NewIfreq("")
+		if err == nil {
+			err = unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr)
+		}
+		if err != nil || ifr.Name() != taps[i] {
+			t.Errorf("after fc-vmm's end, TAP %d is %q, %v", i, ifr.Name(), err)
+		}
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	for _, tap := range taps {
+		if _, err := net.InterfaceByName(tap); err == nil {
+			t.Errorf("%s is left", tap)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -96,7 +97,8 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	}
 
 	booted := make(chan *vmm.Machine, 1)
-	var base *vmm.Base // written before the server's first Boot; goes with the process if none comes
+	var machine atomic.Pointer[vmm.Machine] // the same, for who does not take it
+	var base *vmm.Base                      // written before the server's first Boot; goes with the process if none comes
 	start := func(ctx context.Context, cfg config.VM) (api.Machine, error) {
 		phases.Mark("configure")
 		cfg.BootTimer = s.bootTimer
@@ -105,6 +107,7 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 			return nil, err // not m: it would be no nil interface
 		}
 		recorder.Started(m.Metrics())
+		machine.Store(m)
 		booted <- m
 		return m, nil
 	}
@@ -130,7 +133,7 @@ func serve(s *settings, stdout, stderr io.Writer, began time.Time) (int, error) 
 	failed := make(chan error, 1)
 	go func() {
 		// First the description: no client's request comes before it.
-		if err := bootDescribed(server, s); err != nil {
+		if err := bootDescribed(server, s, machine.Load); err != nil {
 			failed <- err
 			return
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -86,7 +87,19 @@ func fakeVMM() {
 	}
 	answer := func(a config.StartAnswer) {
 		text, _ := json.Marshal(a)
-		if _, err := start.Write(text); err != nil {
+		// In the place of KVM's VM and of a TAP, and one file more than there is room for.
+		self, err := os.Open(".")
+		if err == nil {
+			conn, cerr := net.FileConn(start)
+			err = cerr
+			if err == nil {
+				fd := int(self.Fd())
+				_, _, err = conn.(*net.UnixConn).WriteMsgUnix(text, unix.UnixRights(fd, fd, fd, fd), nil)
+				conn.Close()
+			}
+			self.Close()
+		}
+		if err != nil {
 			panic(err)
 		}
 		start.Close()

@@ -158,6 +158,13 @@ func (w *world) nothingLeft() {
 			w.Errorf("left in the bundle: %s", e.Name())
 		}
 	}
+	// fc-vmm sends its folder in the place of what it has the shim keep.
+	for deadline := time.Now().Add(5 * time.Second); w.keeps(w.bundle); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.Errorf("a descriptor that came from fc-vmm is left")
+			break
+		}
+	}
 	home, _ := os.Stat(w.bundle)
 	pids, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range pids {
@@ -166,6 +173,21 @@ func (w *world) nothingLeft() {
 			w.Errorf("process left: %s %q", p, cmdline)
 		}
 	}
+}
+
+// keeps tells whether this process has a file open.
+func (w *world) keeps(path string) bool {
+	w.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, fd := range fds {
+		if target, _ := os.Readlink(filepath.Join("/proc/self/fd", fd.Name())); target == path {
+			return true
+		}
+	}
+	return false
 }
 
 // client is a task's client with its FIFOs.

@@ -52,6 +52,7 @@ type vm struct {
 
 	mu       sync.Mutex
 	agent    *agent.Client // nil until ready
+	kept     keptFiles     // none until answered
 	released bool
 
 	answered  chan struct{} // closed when fc-vmm has said how the start ended
@@ -126,11 +127,11 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm
 		defer o.Metrics.Close()
 		defer o.FileMetrics.Close()
 	}
-	var answer net.Conn
+	var answer *net.UnixConn
 	if v.process, answer, err = startVMM(ctx, o, desc, apiListener); err != nil {
 		return nil, err
 	}
-	go v.hear(answer) // until fc-vmm's end at most
+	go v.hear(answer, 1+len(o.Devices)) // until fc-vmm's end at most
 	if v.files, err = startFiles(ctx, o, filesListener); err != nil {
 		return nil, err
 	}
@@ -140,12 +141,20 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm
 	return v, nil
 }
 
-// hear notes how fc-vmm's start of the VM has ended.
-func (v *vm) hear(answer net.Conn) {
+// hear notes how fc-vmm's start of the VM has ended, and takes the files that come with that.
+func (v *vm) hear(answer *net.UnixConn, files int) {
 	defer close(v.answered)
 	defer answer.Close()
-	v.refused = readStartAnswer(answer)
+	var kept keptFiles
+	kept, v.refused = readStartAnswer(answer, files)
 	v.started = time.Now()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.released {
+		go kept.close()
+		return
+	}
+	v.kept = kept
 }
 
 // running waits until the VM runs. A death of one of its processes ends the wait at once.
@@ -391,6 +400,9 @@ func (l consoleLog) tail() string {
 // release closes what connects a dead process with this one, and removes its sockets.
 func (v *vm) release() {
 	v.mu.Lock()
+	kept := v.kept
+	v.kept = nil
+	defer kept.close()
 	defer v.mu.Unlock()
 	v.released = true
 	if v.control != nil {

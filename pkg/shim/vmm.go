@@ -21,7 +21,7 @@ import (
 // startVMM runs fc-vmm in the bundle, in the pod's network, where its TAPs shall be. It is given the VM's description and starts the VM by itself,
 // beside what we do; how that has ended it says on the connection (readStartAnswer). The API's listener is there for whoever
 // wants something of the VM later.
-func startVMM(ctx context.Context, o vmOptions, desc *config.VM, api *net.UnixListener) (_ *child, answer net.Conn, err error) {
+func startVMM(ctx context.Context, o vmOptions, desc *config.VM, api *net.UnixListener) (_ *child, answer *net.UnixConn, err error) {
 	sock, err := api.File()
 	if err != nil {
 		return nil, nil, fmt.Errorf("hand the API's socket to fc-vmm: %w", err)
@@ -102,20 +102,27 @@ const maxStartAnswer = 16 << 10
 var errNoAnswer = errors.New("fc-vmm gave no answer")
 
 // readStartAnswer waits for fc-vmm's answer, which comes at the latest with its end. A refusal is of the class errdefs.ErrInvalidArgument if the
-// description is at fault, else ErrUnavailable.
-func readStartAnswer(conn net.Conn) error {
-	text, _ := io.ReadAll(io.LimitReader(conn, maxStartAnswer)) // what has come counts, however the connection ends
+// description is at fault, else ErrUnavailable. kept is what comes with the answer, at most so many files.
+func readStartAnswer(conn *net.UnixConn, most int) (kept keptFiles, refused error) {
+	// What has come counts, however the connection ends. The kernel drops descriptors that there is no room for: a VMM may be in wrong hands.
+	first, rights := make([]byte, maxStartAnswer), make([]byte, unix.CmsgLen(4*most))
+	n, oobn, _, _, err := conn.ReadMsgUnix(first, rights)
+	if err != nil {
+		n, oobn = 0, 0
+	}
+	rest, _ := io.ReadAll(io.LimitReader(conn, int64(maxStartAnswer-n)))
+	kept = takeFiles(rights[:oobn])
 	var a config.StartAnswer
-	if json.Unmarshal(text, &a) != nil {
-		return errNoAnswer
+	if json.Unmarshal(append(first[:n], rest...), &a) != nil {
+		return kept, errNoAnswer
 	}
 	switch {
 	case a.Fault == "":
-		return nil
+		return kept, nil
 	case a.Invalid:
-		return &rpcError{"fc-vmm: " + oneLine(a.Fault), errdefs.ErrInvalidArgument}
+		return kept, &rpcError{"fc-vmm: " + oneLine(a.Fault), errdefs.ErrInvalidArgument}
 	}
-	return &rpcError{"fc-vmm: " + oneLine(a.Fault), errdefs.ErrUnavailable}
+	return kept, &rpcError{"fc-vmm: " + oneLine(a.Fault), errdefs.ErrUnavailable}
 }
 
 // takeMetrics has a child write its metrics, if anybody wants them.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/config"
 	"github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/kvm"
+	virtionet "github.com/fcshim/containerd-shim-fc-v2/pkg/vmm/virtio/net"
 )
 
 // State says where the machine is in its life. It does not wait.
@@ -101,6 +102,35 @@ func (m *Machine) SendCtrlAltDel(context.Context) error {
 		return err
 	}
 	return m.i8042.CtrlAltDel()
+}
+
+// Dup gives other descriptors of what the kernel destroys slowly, for it waits for RCU: of KVM's VM, and of each network interface's TAP,
+// in their order. The caller closes them. If that is after the machine's end, and in another process, the end, and this process's, need not
+// wait for it. Guest RAM is not part of them. An ended machine has none.
+func (m *Machine) Dup() (fds []int, err error) {
+	m.mu.Lock() // the end waits
+	defer m.mu.Unlock()
+	if err := m.canUpdate("duplicate of descriptors"); err != nil {
+		return nil, err
+	}
+	fd, err := m.vm.Dup()
+	if err == nil {
+		fds = append(fds, fd)
+	}
+	for _, d := range m.devices {
+		if n, ok := d.dev.(*virtionet.Device); ok && err == nil {
+			if fd, err = n.Dup(); err == nil {
+				fds = append(fds, fd)
+			}
+		}
+	}
+	if err != nil {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	return fds, nil
 }
 
 // Wait returns when the machine has ended and nothing of it is left.

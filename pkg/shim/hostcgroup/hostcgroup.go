@@ -7,6 +7,7 @@
 package hostcgroup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -304,9 +305,11 @@ func Remove(folders []string) error {
 }
 
 // remove goes by rmdir(2) alone: a cgroup's files cannot be removed, and need not. The kernel reports a process as ended a
-// moment before it takes it out of its cgroup.
+// moment before it takes it out of its cgroup, and KVM has a thread in the one of its VM until it has destroyed that.
 func remove(dir string) error {
-	for deadline, pause := time.Now().Add(removeTimeout), time.Millisecond; ; pause *= 2 {
+	deadline := time.Now().Add(removeTimeout)
+	var watch *os.File // once it is known to be needed
+	for pause := time.Millisecond; ; pause *= 2 {
 		err := unix.Rmdir(dir)
 		switch {
 		case err == nil || errors.Is(err, unix.ENOENT):
@@ -314,6 +317,24 @@ func remove(dir string) error {
 		case !errors.Is(err, unix.EBUSY) || time.Now().After(deadline):
 			return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
 		}
-		time.Sleep(pause)
+		if watch == nil {
+			if watch, err = os.Open(filepath.Join(dir, "cgroup.events")); err == nil {
+				defer watch.Close()
+			}
+		}
+		if watch == nil || !awaitEmpty(watch, deadline) {
+			time.Sleep(pause) // v1 has no such file, and an empty cgroup may be busy for a moment
+		}
 	}
+}
+
+// awaitEmpty waits, until a deadline, for the end of what is in a cgroup (v2), by its file of events. It is false if there is nothing to wait for.
+func awaitEmpty(events *os.File, deadline time.Time) bool {
+	text := make([]byte, 256)
+	n, _ := events.ReadAt(text, 0) // what changes from here on ends the poll
+	if !bytes.Contains(text[:n], []byte("populated 1")) {
+		return false
+	}
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}, int(max(time.Until(deadline).Milliseconds(), 0)))
+	return err == nil
 }

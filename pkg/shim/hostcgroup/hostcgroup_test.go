@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
@@ -208,6 +209,61 @@ func TestHost(t *testing.T) {
 	}
 	if err := Remove(c.Missing()); err != nil {
 		t.Errorf("removed twice: %v", err)
+	}
+}
+
+// needMachine skips a test that needs cgroup v2, which the KVM machine has.
+func needMachine(t *testing.T) {
+	t.Helper()
+	if os.Getenv("FC_KVMHOST") == "" {
+		t.Skip("makes cgroups (v2): run it with -exec integration/kvmhost")
+	}
+}
+
+// TestAwaitEmpty: the kernel tells of the end of a cgroup's last process; nobody asks again and again.
+func TestAwaitEmpty(t *testing.T) {
+	needMachine(t)
+	mounted, err := Mounted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(mounted, "fcshim-awaitempty")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Make(Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Add(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(mounted[0].Dir, "fcshim-awaitempty")
+	events, err := os.Open(filepath.Join(dir, "cgroup.events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	begin := time.Now()
+	if !awaitEmpty(events, begin.Add(10*time.Millisecond)) || time.Since(begin) < 10*time.Millisecond {
+		t.Errorf("it waited for %v", time.Since(begin))
+	}
+	time.AfterFunc(20*time.Millisecond, func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	begin = time.Now()
+	if !awaitEmpty(events, begin.Add(time.Minute)) || time.Since(begin) > 30*time.Second {
+		t.Errorf("the end was not heard of in %v", time.Since(begin))
+	}
+	if awaitEmpty(events, begin.Add(time.Minute)) {
+		t.Error("it waited for an empty cgroup")
+	}
+	if err := Remove(c.Missing()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the cgroup is left")
 	}
 }
 

@@ -24,6 +24,9 @@ func (vm *VM) Close() error {
 	return err
 }
 
+// Dup gives another descriptor of the VM, which the caller closes. KVM does not destroy the VM as long as it is open.
+func (vm *VM) Dup() (int, error) { return unix.FcntlInt(uintptr(vm.fd), unix.F_DUPFD_CLOEXEC, 0) }
+
 // SetMemory makes the len(mem) bytes of this process at mem guest RAM at guest-physical address gpa (KVM API 4.35,
 // KVM_SET_USER_MEMORY_REGION). Both are page-aligned. mem must stay mapped, and must not be in the Go heap, until the VM
 // and its vCPUs are closed.

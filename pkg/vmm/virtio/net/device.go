@@ -214,6 +214,12 @@ func (d *Device) Reset() error {
 	})
 }
 
+// Dup gives another descriptor of the TAP, which the caller closes. A TAP that New has made stays as long as it is open.
+func (d *Device) Dup() (fd int, err error) {
+	cerr := d.raw.Control(func(tap uintptr) { fd, err = unix.FcntlInt(tap, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, errors.Join(cerr, err)
+}
+
 // Close resets the device and lets the TAP go, unless it is still in use.
 func (d *Device) Close() error {
 	if err := d.Reset(); err != nil {
