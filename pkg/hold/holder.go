@@ -37,6 +37,9 @@ type Options struct {
 	Label []string
 	// Network is the network namespace to be in, or nil for a new one.
 	Network *os.File
+	// In calls a function that starts the command, in the cgroup that it shall be in from its beginning: to move it later would wait for
+	// RCU (the kernel's cgroup_threadgroup_rwsem). Nil for ours.
+	In func(cmd *exec.Cmd, start func() error) error
 	// Signal is called for each signal that the holder gets and passes on, one call at a time.
 	Signal func(unix.Signal)
 }
@@ -92,7 +95,11 @@ func Start(o Options) (_ *Holder, err error) {
 	} else {
 		h.cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
 	}
-	if err := nsthread.Do(func() error { return StartLean(h.cmd.Start) }, in...); err != nil {
+	start := func() error { return StartLean(h.cmd.Start) }
+	if lean := start; o.In != nil {
+		start = func() error { return o.In(h.cmd, lean) }
+	}
+	if err := nsthread.Do(start, in...); err != nil {
 		return nil, fmt.Errorf("start %s hold: %w", o.Program, err)
 	}
 	go h.listen()

@@ -95,15 +95,14 @@ func (s *service) startHost(ctx context.Context, p *plan) (_ *host, err error) {
 			return nil, fmt.Errorf("network namespace %w", err)
 		}
 	}
-	h.holder, err = hold.Start(hold.Options{Program: p.settings.VMM, Label: append([]string{p.id}, p.host.label...), Network: ns, Signal: h.queueSignal})
+	h.holder, err = hold.Start(hold.Options{
+		Program: p.settings.VMM, Label: append([]string{p.id}, p.host.label...), Network: ns, In: h.cgroup.start, Signal: h.queueSignal,
+	})
 	if ns == nil && err == nil {
 		ns, err = h.holder.Namespace("net")
 	}
 	if ns != nil {
 		h.network = network.Open(ns)
-	}
-	if err == nil {
-		err = h.holder.WithPid(h.cgroup.add)
 	}
 	if err != nil {
 		return nil, err

@@ -88,13 +88,6 @@ func (h *hostCgroup) make() error {
 	return h.Make(h.limits)
 }
 
-func (h *hostCgroup) add(pid int) error {
-	if !h.set() {
-		return nil
-	}
-	return h.Add(pid)
-}
-
 // start has a command begin in the cgroup: with v2 from its first instruction, with v1 before anybody asks anything of it.
 func (h *hostCgroup) start(cmd *exec.Cmd, start func() error) error {
 	if !h.set() {

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keptFiles are descriptors of what the kernel destroys slowly, for it waits for RCU, several times: first KVM's VM, then TAPs. fc-vmm has the
-// same. As long as the shim has them, fc-vmm's end does not take that time; it passes when the shim closes them, beside other things.
-// They are no os.File: Go would have itself woken for every frame on a TAP.
+// keptFiles are descriptors of what the kernel destroys slowly, for it waits for RCU, several times: first KVM's VM, then the TAPs. fc-vmm
+// has the same (config.StartAnswer). As long as the shim has them, fc-vmm's end does not take that time; it passes when the shim closes them,
+// beside other things. They are no os.File: Go would have itself woken for every frame on a TAP.
 type keptFiles []int
 
 // keptTimeout bounds the wait for the TAPs.
