@@ -127,12 +127,6 @@ func (p *process) wait(ctx context.Context) error {
 	}
 }
 
-func (p *process) started() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.pid != 0
-}
-
 func (p *process) hasEnded() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -103,9 +103,15 @@ func (s *Service) Shutdown(ctx context.Context, _ *agentpb.ShutdownRequest) (*ag
 }
 
 // StopAll ends every container, by TERM and, agent.StopTimeout later, by KILL. It gives up on what survives that, and says so in the log.
-// Execs end with their containers; for as long again it waits until their output has been handed over, too.
 func (s *Service) StopAll(ctx context.Context) {
-	inits, execs := s.processes()
+	s.mu.Lock()
+	var inits []*process
+	for _, c := range s.containers {
+		if c.init != nil {
+			inits = append(inits, c.init)
+		}
+	}
+	s.mu.Unlock()
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
 		ctx, cancel := context.WithTimeout(ctx, agent.StopTimeout)
 		for _, p := range inits {
@@ -117,31 +123,6 @@ func (s *Service) StopAll(ctx context.Context) {
 	for _, p := range inits {
 		log.G(ctx).WithField("container", p.container.id).Errorf("still running %v after SIGKILL", agent.StopTimeout)
 	}
-	ctx, cancel := context.WithTimeout(ctx, agent.StopTimeout)
-	defer cancel()
-	waitAll(ctx, execs)
-}
-
-// processes gives all that have been started.
-func (s *Service) processes() (inits, execs []*process) {
-	s.mu.Lock()
-	for _, c := range s.containers {
-		if c.init != nil { // else it is being created
-			inits = append(inits, c.init)
-		}
-	}
-	s.mu.Unlock()
-	for _, init := range inits {
-		c := init.container
-		c.mu.Lock()
-		for _, p := range c.execs {
-			if p.started() {
-				execs = append(execs, p)
-			}
-		}
-		c.mu.Unlock()
-	}
-	return inits, execs
 }
 
 // waitAll waits for processes until ctx ends, and returns those that are left.

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -357,48 +356,6 @@ func TestShutdown(t *testing.T) {
 		t.Fatalf("%v, and asked %d times to write back", err, g.writes)
 	}
 	c.finish(137)
-}
-
-// An exec's output is handed over before the VM may go.
-func TestShutdownWithExec(t *testing.T) {
-	g := machine(t)
-	c := g.create("c", g.spec("sleep", "60"))
-	c.start()
-	e := c.execIn("e", &specs.Process{Args: []string{"cat", "/dev/zero"}, Cwd: "/", Env: []string{"PATH=/bin"}})
-	e.start()
-	c.execIn("never started", &specs.Process{Args: []string{"true"}, Cwd: "/", Env: []string{"PATH=/bin"}})
-	for before, now := -1, 0; now == 0 || now != before; time.Sleep(100 * time.Millisecond) { // until the connection is full
-		before, now = now, queued(t, e.stdout)
-	}
-	if err := c.kill(unix.SIGKILL, false); err != nil {
-		t.Fatal(err)
-	}
-	c.finish(137)
-	var reading atomic.Bool
-	time.AfterFunc(300*time.Millisecond, func() {
-		reading.Store(true)
-		_, _ = io.Copy(io.Discard, e.stdout)
-	})
-	if _, err := g.Shutdown(g.ctx, &agentpb.ShutdownRequest{}); err != nil || !reading.Load() {
-		t.Errorf("%v; before anybody reads: %v", err, !reading.Load())
-	}
-	if st := e.wait(); st.ExitStatus != 137 {
-		t.Errorf("the exec ended with %v", st)
-	}
-}
-
-// queued is how much there is to be read, in bytes.
-func queued(t *testing.T, conn net.Conn) (n int) {
-	t.Helper()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cerr := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-	if err := errors.Join(cerr, err); err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 func TestShutdownLosesPages(t *testing.T) {

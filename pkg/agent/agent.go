@@ -29,10 +29,10 @@ const (
 // How long an orderly end of a guest may take. The shim's patience must exceed what the agent allows itself, or it would kill
 // a VM that is still writing.
 const (
-	// StopTimeout is how long the agent waits for containers to end, after SIGTERM and again after SIGKILL, and then for their execs' output.
+	// StopTimeout is how long the agent waits for containers to end, after SIGTERM and again after SIGKILL.
 	StopTimeout = 2 * time.Second
 	// SyncTimeout is how long it then waits for dirty pages to be written.
 	SyncTimeout = 5 * time.Second
 	// ShutdownTimeout bounds all of it, with a second for the answer.
-	ShutdownTimeout = 3*StopTimeout + SyncTimeout + time.Second
+	ShutdownTimeout = 2*StopTimeout + SyncTimeout + time.Second
 )

@@ -443,7 +443,7 @@ func (a *fakeAgent) Shutdown(context.Context, *agentpb.ShutdownRequest) (*agentp
 	a.killAll()
 	switch a.fake {
 	case "slowoff": // as slow as a guest may be
-		time.Sleep(3*agent.StopTimeout + agent.SyncTimeout)
+		time.Sleep(2*agent.StopTimeout + agent.SyncTimeout)
 	case "dirty":
 		return nil, errors.New("pages are left")
 	case "diesoff":

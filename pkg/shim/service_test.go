@@ -520,7 +520,7 @@ func TestExecOutlivesResize(t *testing.T) {
 // A guest that takes all the time it may have for its end, to write its pages, is not killed meanwhile.
 func TestSlowShutdown(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes 11 s")
+		t.Skip("takes 9 s")
 	}
 	w := newWorld(t, "slowoff", "true")
 	w.run(nil)
