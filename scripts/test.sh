@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # test.sh [PATTERN]: all tests, or those whose name matches PATTERN (go test -run).
 # First, on this machine and with the race detector, what needs no KVM; then, in KVM test machines, what does. Where these are
-# nested, the emulation has faults of its own: there, and once, a new machine repeats what failed or was cut off, and says so. So do the
-# former, if one package or two failed.
+# nested, the emulation has faults of its own: there, and once, a new machine repeats what failed or was cut off, and says so. Where one package
+# or two fail that need no KVM, other than by a race or a panic, they are repeated by themselves, and named, too.
 # With `test.sh --in-machine DIR GROUP …` it is the part of itself that runs in the machine.
 . "$(dirname "$0")/lib.sh"
 
@@ -75,9 +75,11 @@ unit() {
 mapfile -t packages < <(go list ./... | grep -v '/integration$')
 if ! unit "tests without KVM, with the race detector" "$logs/unit.log" "${packages[@]}"; then
 	mapfile -t packages <"$work/unit"
-	# A package that took too long, or met what it did not expect, beside all the others has one more chance by itself, and is told.
-	[ ${#packages[@]} -gt 0 ] && [ ${#packages[@]} -le 2 ] && unit "once more, by themselves: ${packages[*]}" "$logs/unit-again.log" -p 1 "${packages[@]}" ||
+	# A package or two that took too long beside all the others have one more chance by themselves, and are told. Races and panics have none.
+	if [ ${#packages[@]} -eq 0 ] || [ ${#packages[@]} -gt 2 ] || grep -qE 'DATA RACE|^panic: |\[(build|setup) failed\]' "$logs/unit.log" ||
+		! unit "once more, by themselves: ${packages[*]}" "$logs/unit-again.log" -p 1 "${packages[@]}"; then
 		failed=1
+	fi
 fi
 
 kvm_packages | grep -v '^integration$' >"$work/parts"

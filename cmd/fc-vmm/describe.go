@@ -70,22 +70,31 @@ func bootSocket(server *api.Server, fd int, machine func() *vmm.Machine) error {
 		answer.Fault = err.Error()
 	}
 	_, _ = io.Copy(io.Discard, conn) // the rest of what was too long: with that unread, a close would take the answer back
-	var rights []byte
+	var lent []int
 	if err == nil {
-		fds, _ := machine().Dup() // of one that has ended already there are none, and nobody depends on them
-		rights = unix.UnixRights(fds...)
-		defer func() {
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-		}()
+		var derr error
+		if lent, derr = machine().Dup(); derr != nil { // nobody depends on them
+			log.L.WithError(derr).Debug("no descriptors go with the answer")
+		}
 	}
+	sendAnswer(conn, answer, lent)
+	return err
+}
+
+// sendAnswer sends an answer with descriptors, which it closes.
+func sendAnswer(conn *net.UnixConn, answer config.StartAnswer, lent []int) {
 	text, _ := json.Marshal(answer) // strings and bools always marshal
 	_ = conn.SetWriteDeadline(time.Now().Add(describeTimeout))
-	if _, _, werr := conn.WriteMsgUnix(text, rights, nil); werr != nil {
-		log.L.WithError(werr).Warn("nobody hears how the start has ended")
+	_, _, err := conn.WriteMsgUnix(text, unix.UnixRights(lent...), nil)
+	if err != nil && len(lent) > 0 { // the kernel, or a security module of its, may not let them go
+		_, err = conn.Write(text)
 	}
-	return err
+	if err != nil {
+		log.L.WithError(err).Warn("nobody hears how the start has ended")
+	}
+	for _, fd := range lent {
+		unix.Close(fd)
+	}
 }
 
 // bootFrom boots what a reader describes.

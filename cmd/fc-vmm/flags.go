@@ -31,11 +31,12 @@ API and configuration:
                        machine-config, network-interfaces, vsock, entropy,
                        serial, logger, metrics, mmds-config, filesystems
   --config-fd N        boot from such a document that comes over this inherited
-                       socket, up to its end, and answer there: {} when the microVM
-                       runs, else {"fault_message": "...", "invalid": true}, the
-                       latter if something that the document says cannot be had.
-                       With {} come descriptors of KVM's VM and of the TAPs: while
-                       they are open, fc-vmm's end need not wait for those to go
+                       Unix socket, up to its end, and answer there: {} when the
+                       microVM runs, else {"fault_message": "...", "invalid": true},
+                       the latter if something that the document says cannot be had.
+                       With {} come descriptors (SCM_RIGHTS) of KVM's VM and of the
+                       TAPs: while they are open, fc-vmm's end need not wait for the
+                       kernel to destroy those
   --metadata FILE      data of the metadata service, a JSON document; the service
                        itself is mmds-config's
   --mmds-size-limit N  bound on these data as compact JSON, in bytes (default: what

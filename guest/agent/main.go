@@ -1,4 +1,4 @@
-// Command agent is PID 1 of the guest: it sets the guest up, calls the shim, serves it, and turns the VM off at the end.
+// Command agent is PID 1 of the guest: it sets the guest up, calls the shim, and serves it until the shim kills the VM.
 //
 // The VM is for the shim's containers alone. When the connection to the shim ends, nobody can reach them any more, and the VM
 // powers off; when the agent itself fails, it exits, which the kernel answers with a panic, and the VMM reports that apart.
@@ -38,7 +38,7 @@ func main() {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "agent: this is PID 1 of a guest, it sets up the machine it runs on and turns it off at the end")
+		fmt.Fprintln(os.Stderr, "agent: this is PID 1 of a guest, it sets up the machine it runs on and turns it off when its shim has gone")
 		os.Exit(1)
 	}
 	var bootTimer error

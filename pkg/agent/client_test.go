@@ -30,6 +30,7 @@ func TestGuestThatDoesNotRead(t *testing.T) {
 	for _, err := range errs {
 		if err == nil || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a call ended with %v", err)
+			continue
 		}
 		told = told || strings.Contains(err.Error(), "has not read for 50ms")
 	}

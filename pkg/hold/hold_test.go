@@ -86,7 +86,7 @@ func TestNamespaceOfTheDead(t *testing.T) {
 // The pid of a holder that has ended is nobody else's as long as somebody works with it, and is not used after that.
 func TestPidIsKept(t *testing.T) {
 	h := start(t, Options{})
-	err := h.WithPid(func(pid int) error {
+	err := h.withPid(func(pid int) error {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			return err
 		}
@@ -106,8 +106,38 @@ func TestPidIsKept(t *testing.T) {
 	if f, err := h.Namespace("mnt"); !errors.Is(err, ErrEnded) {
 		t.Errorf("a namespace of a stranger's: %v, %v", f, err)
 	}
-	if err := h.WithPid(func(int) error { return nil }); !errors.Is(err, ErrEnded) {
+	if err := h.withPid(func(int) error { return nil }); !errors.Is(err, ErrEnded) {
 		t.Errorf("error %v, want %v", err, ErrEnded)
+	}
+}
+
+// Who starts the command decides where it begins, and whether.
+func TestIn(t *testing.T) {
+	begun := 0
+	h := start(t, Options{In: func(cmd *exec.Cmd, start func() error) error {
+		err := start()
+		begun = cmd.Process.Pid
+		return err
+	}})
+	if begun != h.Pid() {
+		t.Errorf("started as %d, is %d", begun, h.Pid())
+	}
+	no := errors.New("no such place")
+	var child *os.Process
+	_, err := Start(Options{Program: os.Args[0], In: func(cmd *exec.Cmd, start func() error) error {
+		if err := start(); err != nil {
+			return err
+		}
+		child = cmd.Process
+		err := cmd.Process.Kill()
+		_ = cmd.Wait()
+		return errors.Join(no, err)
+	}})
+	if !errors.Is(err, no) {
+		t.Errorf("error %v, want %v", err, no)
+	}
+	if child == nil || unix.Kill(child.Pid, 0) != unix.ESRCH {
+		t.Errorf("the process is left: %v", child)
 	}
 }
 

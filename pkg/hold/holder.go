@@ -164,12 +164,12 @@ func awaitEnd(pid int) {
 	}
 }
 
-// Pid is its number on the host. Once it has ended, it may be another process's: WithPid sees to that.
+// Pid is its number on the host. Once it has ended, it may be another process's: withPid sees to that.
 func (h *Holder) Pid() int { return h.cmd.Process.Pid }
 
-// WithPid calls f, which must not wait, with its number on the host, and keeps that from becoming another process's meanwhile;
+// withPid calls f, which must not wait, with its number on the host, and keeps that from becoming another process's meanwhile;
 // the holder may have ended all the same, as a zombie. The error is f's, or ErrEnded.
-func (h *Holder) WithPid(f func(pid int) error) error {
+func (h *Holder) withPid(f func(pid int) error) error {
 	h.reaping.RLock()
 	defer h.reaping.RUnlock()
 	if h.reaped {
@@ -236,7 +236,7 @@ func (h *Holder) EndThread(tid int) {
 
 // Namespace opens one of its namespaces: "net", "mnt". The caller closes it. The error of a holder that has been killed is ErrEnded.
 func (h *Holder) Namespace(name string) (f *os.File, err error) {
-	err = h.WithPid(func(pid int) (err error) {
+	err = h.withPid(func(pid int) (err error) {
 		f, err = os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns", name))
 		if errors.Is(err, os.ErrNotExist) {
 			err = fmt.Errorf("%w: %w", ErrEnded, err)

@@ -56,7 +56,7 @@ func ask[Req, Resp any](ctx context.Context, method string, call func(context.Co
 func askWithin[Req, Resp any](ctx context.Context, timeout time.Duration, method string, call func(context.Context, Req) (Resp, error), req Req) (Resp, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	resp, err := call(ctx, req)
+	resp, err := callWithin(ctx, call, req)
 	if err != nil {
 		if ctx.Err() == context.DeadlineExceeded {
 			err = fmt.Errorf("no answer within %v: %w", timeout, context.DeadlineExceeded)
@@ -66,6 +66,26 @@ func askWithin[Req, Resp any](ctx context.Context, timeout time.Duration, method
 		return resp, fmt.Errorf("guest agent, %s: %w", method, err)
 	}
 	return resp, nil
+}
+
+// callWithin returns when ctx ends at the latest. ttrpc's calls do not, as long as they wait for the connection: their own writes and others'
+// before them are bounded (agent.Client), but a guest that reads one request after another, slowly, makes a long queue of them.
+func callWithin[Req, Resp any](ctx context.Context, call func(context.Context, Req) (Resp, error), req Req) (resp Resp, err error) {
+	type answer struct {
+		resp Resp
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		resp, err := call(ctx, req)
+		answered <- answer{resp, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.resp, a.err
+	case <-ctx.Done():
+		return resp, ctx.Err()
+	}
 }
 
 // process finds the init process (an empty id) or an exec.

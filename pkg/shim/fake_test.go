@@ -87,7 +87,7 @@ func fakeVMM() {
 	}
 	answer := func(a config.StartAnswer) {
 		text, _ := json.Marshal(a)
-		// In the place of KVM's VM and of a TAP, and one file more than there is room for.
+		// In the place of KVM's VM and of a TAP, and more than there is room for.
 		self, err := os.Open(".")
 		if err == nil {
 			conn, cerr := net.FileConn(start)

@@ -34,7 +34,7 @@ func (s *service) forward(ctx context.Context, v *vm) {
 			}
 		}
 	}
-	if v.parting.Load() || v.killed.Load() {
+	if v.killed.Load() {
 		return
 	}
 	// On any other end of the VM, the connection's is heard of first.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -82,5 +83,18 @@ func TestConsoleTail(t *testing.T) {
 	}
 	if got := openConsole(filepath.Join(name, "x")).tail(); got != "" {
 		t.Errorf("no file gives %q", got)
+	}
+}
+
+// A call that waits for the connection, which ttrpc does with no regard to the context, holds nobody beyond its time.
+func TestAskWithin(t *testing.T) {
+	never := make(chan struct{})
+	defer close(never)
+	_, err := askWithin(t.Context(), 20*time.Millisecond, "Stats", func(context.Context, int) (int, error) {
+		<-never
+		return 0, nil
+	}, 0)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "guest agent, Stats: no answer within 20ms") {
+		t.Errorf("error %v", err)
 	}
 }

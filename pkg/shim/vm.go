@@ -47,16 +47,16 @@ type vm struct {
 	control *net.UnixListener
 
 	killed      atomic.Bool // by this process, all of it
-	parting     atomic.Bool // the guest has been asked to shut down
 	filesKilled atomic.Bool // the file server did not end by itself
 
 	mu       sync.Mutex
 	agent    *agent.Client // nil until ready
-	kept     keptFiles     // none until answered
 	released bool
 
-	answered  chan struct{} // closed when fc-vmm has said how the start ended
-	refused   error         // that it has no VM, valid after answered
+	answer    *net.UnixConn // on which fc-vmm says how the start ended; nil until it has been started
+	answered  chan struct{} // closed when it has
+	kept      keptFiles     // that came with it, valid after answered
+	refused   error         // that there is no VM, valid after answered
 	started   time.Time     // when it said that, valid after answered
 	connected time.Time     // when the agent had called
 
@@ -127,11 +127,10 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm
 		defer o.Metrics.Close()
 		defer o.FileMetrics.Close()
 	}
-	var answer *net.UnixConn
-	if v.process, answer, err = startVMM(ctx, o, desc, apiListener); err != nil {
+	if v.process, v.answer, err = startVMM(ctx, o, desc, apiListener); err != nil {
 		return nil, err
 	}
-	go v.hear(answer, 1+len(o.Devices)) // until fc-vmm's end at most
+	go v.hear(1 + len(o.Devices)) // until fc-vmm's end at most
 	if v.files, err = startFiles(ctx, o, filesListener); err != nil {
 		return nil, err
 	}
@@ -142,19 +141,11 @@ func startVM(ctx context.Context, o vmOptions, phases *timeline.Timeline) (_ *vm
 }
 
 // hear notes how fc-vmm's start of the VM has ended, and takes the files that come with that.
-func (v *vm) hear(answer *net.UnixConn, files int) {
+func (v *vm) hear(files int) {
 	defer close(v.answered)
-	defer answer.Close()
-	var kept keptFiles
-	kept, v.refused = readStartAnswer(answer, files)
+	defer v.answer.Close()
+	v.kept, v.refused = readStartAnswer(v.answer, files)
 	v.started = time.Now()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.released {
-		go kept.close()
-		return
-	}
-	v.kept = kept
 }
 
 // running waits until the VM runs. A death of one of its processes ends the wait at once.
@@ -399,10 +390,13 @@ func (l consoleLog) tail() string {
 
 // release closes what connects a dead process with this one, and removes its sockets.
 func (v *vm) release() {
+	if v.answer != nil {
+		// The process's end has ended the connection, unless an fc-vmm in wrong hands has sent us its end.
+		_ = v.answer.SetReadDeadline(time.Now().Add(reapTimeout))
+		<-v.answered
+		v.kept.close()
+	}
 	v.mu.Lock()
-	kept := v.kept
-	v.kept = nil
-	defer kept.close()
 	defer v.mu.Unlock()
 	v.released = true
 	if v.control != nil {
@@ -442,7 +436,7 @@ func (v *vm) kill() error {
 }
 
 // stop has the guest end its containers and write back what is dirty, and ends the VM then, or when the time for that is up. There is no
-// power-off: it would take the guest's kernel longer than all the rest, for nothing that anybody could miss.
+// power-off: it would take the guest's kernel longer than all the rest, for nothing but its last words on the console.
 func (v *vm) stop(ctx context.Context) error {
 	if v.dead() {
 		return v.left
@@ -452,7 +446,6 @@ func (v *vm) stop(ctx context.Context) error {
 	client := v.agent
 	v.mu.Unlock()
 	if client != nil {
-		v.parting.Store(true)
 		if _, err := askWithin(ctx, agent.ShutdownTimeout, "Shutdown", client.Shutdown, &agentpb.ShutdownRequest{}); err != nil {
 			log.G(ctx).WithError(v.blame(err)).Warn("the guest did not shut down in order: what it has not written back is lost")
 		}

@@ -335,6 +335,7 @@ func awaitEmpty(events *os.File, deadline time.Time) bool {
 	if !bytes.Contains(text[:n], []byte("populated 1")) {
 		return false
 	}
-	_, err := unix.Poll([]unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}, int(max(time.Until(deadline).Milliseconds(), 0)))
+	left := max(time.Until(deadline).Milliseconds(), 0) + 1 // rounded up
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}, int(left))
 	return err == nil
 }

@@ -234,10 +234,12 @@ func TestAwaitEmpty(t *testing.T) {
 	if err := c.Make(Limits{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = Remove(c.Missing()) })
 	cmd := exec.Command("sleep", "60")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	if err := c.Add(cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
