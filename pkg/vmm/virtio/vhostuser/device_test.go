@@ -482,11 +482,15 @@ func TestComesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
 	backends := make(chan *vhosttest.Backend, 1)
 	conns := make(chan *net.UnixConn, 1)
 	var serving sync.WaitGroup
-	defer serving.Wait()
+	defer func() {
+		l.Close()
+		if !t.Failed() { // else it may still serve
+			serving.Wait()
+		}
+	}()
 	serving.Go(func() {
 		for b := range backends {
 			c, err := l.AcceptUnix()
