@@ -199,8 +199,7 @@ func testInside(t *testing.T, c *harness.Containerd) {
 	// The bomb fills the container, and only that.
 	bombed := reload(t, c, strings.TrimSpace(n.Must(t, "inspect", "--format", "{{.ID}}", name)))
 	await(t, "the bomb to fill its container", func() bool {
-		// At any moment some of them have ended for want of room, and others are about to take theirs.
-		if metrics(t, c, bombed).Pids.Current > pidsLimit*3/4 {
+		if metrics(t, c, bombed).Pids.Current >= pidsLimit {
 			return true
 		}
 		var refused int
